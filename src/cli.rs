@@ -1,0 +1,286 @@
+//! The command line.
+//!
+//! Answers "what does the operator want done?", and turns failures into messages and exit codes:
+//! 0 fine, 1 it did not work (a file cannot be read, an address cannot be bound), 2 the
+//! configuration has faults or the command line is wrong.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::app;
+use crate::config::{self, LoadError, Loaded};
+use crate::demo;
+use crate::proxy::engine;
+use crate::telemetry::log;
+use crate::tls::{self, LocalCa};
+
+const FAILED: u8 = 1;
+const FAULTY: u8 = 2;
+
+/// What stands below the list of commands.
+const AFTER_HELP: &str = "\
+Without FILE: gateway.yaml in the working directory, else the system's
+(/etc/wardgate/gateway.yaml; on Windows %ProgramData%\\Wardgate\\gateway.yaml).
+
+Exit status:
+  0  done; for run: stopped by SIGTERM or Ctrl-C; for check: no fault, perhaps warnings
+  1  could not do it: a file cannot be read, an address cannot be bound
+  2  the configuration or the command line has faults";
+
+/// Reverse proxy and TLS gateway, configured by one gateway.yaml.
+#[derive(Debug, Parser)]
+#[command(name = "wardgate", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until it is told to stop
+    Run {
+        /// Default: gateway.yaml here, else the system's
+        file: Option<PathBuf>,
+    },
+    /// Check a configuration and list everything that is wrong with it
+    Check {
+        /// Default: gateway.yaml here, else the system's
+        file: Option<PathBuf>,
+    },
+    /// Show the configuration with every default filled in and secrets masked
+    Config {
+        /// Default: gateway.yaml here, else the system's
+        file: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of gateway.yaml
+    Schema,
+    /// Run a gateway for one name and one server, without a file
+    Proxy {
+        /// Name or address to serve over https, such as app.localhost; with a port if not 443
+        #[arg(long, value_name = "NAME[:PORT]")]
+        from: String,
+        /// Server to send requests to
+        #[arg(long, value_name = "URL")]
+        to: String,
+    },
+    /// Print the local CA and how to make systems trust it
+    Trust {
+        /// Default: gateway.yaml here, else the system's
+        file: Option<PathBuf>,
+    },
+    /// Run a small HTTP server that shows what it is asked
+    DemoBackend {
+        /// Address to serve on
+        #[arg(long, default_value = "127.0.0.1:9000")]
+        bind: SocketAddr,
+        /// What it calls itself in its answers
+        #[arg(long, default_value = "demo")]
+        name: String,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    tls::install();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, not mistakes.
+            let code = if error.use_stderr() { FAULTY } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match perform(arguments.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("wardgate: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn perform(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Run { file } => match load(file.as_deref())? {
+            Ok(loaded) => run(loaded, &invocation(Some(file.as_deref()))),
+            Err(code) => Ok(code),
+        },
+        Command::Check { file } => Ok(check(file.as_deref())?),
+        Command::Config { file } => match load(file.as_deref())? {
+            Ok(loaded) => print(&config::effective::yaml(&loaded)),
+            Err(code) => Ok(code),
+        },
+        Command::Schema => print(&format!("{:#}\n", config::schema::json())),
+        Command::Proxy { from, to } => proxy(&from, &to),
+        Command::Trust { file } => match load(file.as_deref())? {
+            Ok(loaded) => trust(&loaded),
+            Err(code) => Ok(code),
+        },
+        Command::DemoBackend { bind, name } => demo_backend(bind, &name),
+        Command::Version => print(&format!("wardgate {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// The checked configuration, its warnings printed; or the exit code when there is none.
+fn load(file: Option<&Path>) -> anyhow::Result<Result<Loaded, u8>> {
+    let path = config::find(file);
+    match config::load(&path) {
+        Ok(loaded) => {
+            eprint!("{}", loaded.warnings);
+            Ok(Ok(loaded))
+        }
+        Err(LoadError::Faults(faults)) => {
+            eprint!("{faults}");
+            Ok(Err(FAULTY))
+        }
+        Err(LoadError::Read { source, .. }) if file.is_none() && is_missing(&source) => {
+            anyhow::bail!(NO_FILE)
+        }
+        Err(error @ LoadError::Read { .. }) => Err(error.into()),
+    }
+}
+
+fn is_missing(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+/// What a person is told who has no configuration yet.
+const NO_FILE: &str = "there is no gateway.yaml here, and the system has none
+  name one:            wardgate run FILE
+  or do without:       wardgate proxy --from app.localhost --to http://localhost:5000";
+
+fn check(file: Option<&Path>) -> anyhow::Result<u8> {
+    let path = config::find(file);
+    Ok(match load(file)? {
+        Ok(_) => print(&format!("{}: fine\n", path.display()))?,
+        Err(code) => code,
+    })
+}
+
+fn run(loaded: Loaded, by: &app::Invocation) -> anyhow::Result<u8> {
+    log::install(&loaded.config.log)?;
+    report_panics();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = loaded.config.runtime.threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build()?;
+    let is_for_people = log::is_text(&loaded.config.log);
+    let outcome = runtime.block_on(app::run(loaded.config, |greeting| {
+        if is_for_people && std::io::stderr().is_terminal() {
+            eprint!("{}", greeting.text(by));
+        }
+    }));
+    // What outlived the drain is not waited for.
+    runtime.shutdown_background();
+    match outcome {
+        Err(error) if !is_for_people => {
+            tracing::error!(error = &error as &dyn std::error::Error, "did not start");
+            Ok(FAILED)
+        }
+        outcome => Ok(outcome.map(|()| 0)?),
+    }
+}
+
+/// How this program was called, and with which file; `None` without one.
+fn invocation(file: Option<Option<&Path>>) -> app::Invocation {
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = called.strip_prefix(&here).unwrap_or(&called).display().to_string();
+    let shown = |file: &Path| {
+        let file = file.strip_prefix(&here).unwrap_or(file);
+        if file == Path::new("gateway.yaml") {
+            return String::new();
+        }
+        format!(" {}", file.display())
+    };
+    app::Invocation { program, file: file.map(|file| file.map(shown).unwrap_or_default()) }
+}
+
+/// A panic becomes one line of the log: where it was, what it said, and which request met it.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or_default();
+        match engine::present_request() {
+            Some(request_id) => tracing::error!(%request_id, place, text, "panicked"),
+            None => tracing::error!(place, text, "panicked"),
+        }
+    }));
+}
+
+/// A configuration of one site, made from the command line.
+fn proxy(from: &str, to: &str) -> anyhow::Result<u8> {
+    let (name, port) = match from.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() && !name.is_empty() => (name, port),
+        _ => (from, "443"),
+    };
+    if !to.contains("://") {
+        eprintln!("wardgate: {to:?} is not a URL; did you mean \"http://{to}\"?");
+        return Ok(FAULTY);
+    }
+    let text = format!(
+        "listeners:\n  secure: {{ bind: \":{port}\", protocol: https }}\nsites:\n  {}:\n    \
+         certificate: internal\n    upstream: {}\n",
+        quoted(name),
+        quoted(to),
+    );
+    match config::from_text("the command line", &text, Path::new("")) {
+        Ok(loaded) => run(loaded, &invocation(None)),
+        Err(faults) => {
+            // The file does not exist, so its positions would mislead.
+            for fault in faults.iter() {
+                eprintln!("wardgate: {}", fault.message);
+            }
+            Ok(FAULTY)
+        }
+    }
+}
+
+/// A YAML scalar in double quotes; JSON's strings are a subset of YAML's.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn trust(loaded: &Loaded) -> anyhow::Result<u8> {
+    let ca = LocalCa::open_or_create(&loaded.config.storage, SystemTime::now())?;
+    print(&tls::trust::instructions(&ca))
+}
+
+fn demo_backend(bind: SocketAddr, name: &str) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut stops = app::signal::StopRequests::listen()?;
+        let server = demo::DemoBackend::bind(bind, name).await?;
+        print(&format!("demo backend on http://{}/\n", server.local_addr()))?;
+        let stop = CancellationToken::new();
+        let mut serving = std::pin::pin!(server.serve(stop.clone()));
+        tokio::select! {
+            _ = &mut serving => {}
+            _ = stops.next() => {
+                stop.cancel();
+                serving.await;
+            }
+        }
+        anyhow::Ok(0)
+    })
+}
+
+/// Prints to standard output; a reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<u8> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(0),
+    }
+}

@@ -1,0 +1,151 @@
+//! The tables of the sections that concern the whole process; see [`grammar`](super::grammar).
+
+use super::process::MAX_THREADS;
+use super::section::Absent::{Nothing, Text};
+use super::section::Scalar as S;
+use super::section::Shape::{self, Any, Choice, Count, One};
+use super::section::{Key, Section};
+
+/// `limits`.
+pub(super) static LIMITS: Section = Section {
+    title: "Bounds of the whole process",
+    one_of: &[],
+    keys: &[
+        Key::new("connections", Count(1, 10_000_000), Text("10000"), "Client connections."),
+        Key::new(
+            "connections_per_ip",
+            Count(0, 10_000_000),
+            Text("0"),
+            "Client connections from one address; 0 is no limit.",
+        ),
+        Key::new(
+            "requests",
+            Count(1, 10_000_000),
+            Text("10000"),
+            "Requests in flight; more get 503.",
+        ),
+        Key::new(
+            "handshake_timeout",
+            One(S::Duration),
+            Text("10s"),
+            "From accept to the end of the TLS handshake.",
+        ),
+        Key::new(
+            "request_header_timeout",
+            One(S::Duration),
+            Text("10s"),
+            "From the first byte of a request to the end of its head.",
+        ),
+        Key::new(
+            "request_header_bytes",
+            One(S::Size),
+            Text("64KiB"),
+            "Request line and header fields together, at most 1MB; more get 431.",
+        ),
+        Key::new(
+            "request_headers",
+            Count(1, 256),
+            Text("100"),
+            "Number of header fields; more get 431.",
+        ),
+        Key::new(
+            "request_uri_bytes",
+            One(S::Size),
+            Text("16KiB"),
+            "Length of the request target, at most 64KB; longer ones get 414.",
+        ),
+        Key::new(
+            "request_body_timeout",
+            One(S::Duration),
+            Text("30s"),
+            "Longest gap in a request's body.",
+        ),
+        Key::new(
+            "idle_timeout",
+            One(S::Duration),
+            Text("75s"),
+            "Between two requests, h1 and h2; also how long a client may take nothing of a response.",
+        ),
+        Key::new(
+            "upgrade_idle_timeout",
+            One(S::Duration),
+            Text("1h"),
+            "Longest silence on WebSockets and other upgrades.",
+        ),
+    ],
+};
+
+/// `log`.
+pub(super) static LOG: Section = Section {
+    title: "Logs",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "level",
+            One(S::Text),
+            Text("info"),
+            "error, warn, info, debug, trace or off, or filters such as \"info,wardgate::tls=debug\".",
+        ),
+        Key::new(
+            "format",
+            Choice(&["text", "json"], &[]),
+            Nothing,
+            "Shape of log lines. Default: text on a terminal, json elsewhere.",
+        ),
+        Key::new(
+            "access",
+            Any(&[Choice(&["stdout", "off"], &[]), Shape::Section(&ACCESS)]),
+            Text("stdout"),
+            "Where access lines go.",
+        ),
+    ],
+};
+
+/// `log.access`.
+pub(super) static ACCESS: Section = Section {
+    title: "Where access lines go",
+    one_of: &["to", "file"],
+    keys: &[
+        Key::new("to", Choice(&["stdout"], &[]), Nothing, "Standard output."),
+        Key::new("file", One(S::Path), Nothing, "A file that is appended to."),
+        Key::later("rotate"),
+        Key::later("keep"),
+    ],
+};
+
+/// `admin`.
+pub(super) static ADMIN: Section = Section {
+    title: "Admin interface",
+    one_of: &[],
+    keys: &[
+        Key::new("bind", One(S::Address), Text("127.0.0.1:2019"), "A loopback address and a port."),
+        Key::later("token"),
+    ],
+};
+
+/// `shutdown`.
+pub(super) static SHUTDOWN: Section = Section {
+    title: "How the process ends",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "delay",
+            One(S::Duration),
+            Text("0s"),
+            "Between \"not ready\" and closing the listeners.",
+        ),
+        Key::new("grace", One(S::Duration), Text("30s"), "Longest wait for requests in flight."),
+    ],
+};
+
+/// `runtime`.
+pub(super) static RUNTIME: Section = Section {
+    title: "Threads",
+    one_of: &[],
+    keys: &[Key::new(
+        "threads",
+        Any(&[Choice(&["auto"], &[]), Count(1, MAX_THREADS)]),
+        Text("auto"),
+        "Worker threads; `auto` is one per core.",
+    )],
+};

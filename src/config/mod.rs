@@ -1,0 +1,68 @@
+//! gateway.yaml: read once, checked whole, handed out as types that need no second look.
+//!
+//! Answers "what did the operator ask for, and is it sound?". Called by `cli` and `app`. Never opens
+//! a socket, and never loads a certificate: it only says which files to load.
+
+pub mod certificate;
+pub mod effective;
+pub mod listener;
+pub mod process;
+pub mod route;
+pub mod schema;
+pub mod site;
+pub mod upstream;
+
+mod diagnostic;
+mod grammar;
+mod grammar_process;
+mod grammar_upstream;
+mod header;
+mod interpolate;
+mod keys;
+mod load;
+mod matcher;
+mod nearest;
+mod reach;
+mod reading;
+#[cfg(test)]
+mod reference;
+mod section;
+mod syntax;
+mod template;
+mod tree;
+mod url;
+mod value;
+
+use std::path::PathBuf;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
+pub use load::{LoadError, Loaded, find, from_text, load};
+
+use crate::net::CidrSet;
+
+/// A whole gateway.yaml, checked: every default is filled in and every reference resolves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Never empty.
+    pub listeners: Vec<listener::Listener>,
+    /// In the order written; may be empty only for `wardgate check`, which warns.
+    pub sites: Vec<site::Site>,
+    /// Pools by name, and one for each URL that stands where a name may.
+    pub upstreams: Vec<upstream::Upstream>,
+    /// Operator-managed certificates.
+    pub certificates: Vec<certificate::Certificate>,
+    /// Directory for what the gateway keeps. Absolute, or relative to the working directory.
+    pub storage: PathBuf,
+    /// Whose forwarding headers are believed. Default nobody.
+    pub trusted_proxies: CidrSet,
+    /// Bounds of the whole process.
+    pub limits: process::Limits,
+    /// Logs.
+    pub log: process::Log,
+    /// `None` when `admin: off`.
+    pub admin: Option<process::Admin>,
+    /// How the process ends.
+    pub shutdown: process::Shutdown,
+    /// Threads.
+    pub runtime: process::Runtime,
+}

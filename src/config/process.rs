@@ -1,0 +1,271 @@
+//! The sections that concern the process as a whole: `limits:`, `log:`, `admin:`, `shutdown:`,
+//! `runtime:`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::diagnostic::quoted;
+use super::grammar_process::{ACCESS, ADMIN, LIMITS, LOG, RUNTIME, SHUTDOWN};
+use super::keys::Keys;
+use super::listener::BindAddress;
+use super::reading::{Reading, shown};
+use super::tree::{Map, Node};
+use super::value;
+
+/// `limits:` of the whole process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Client connections. Default 10,000.
+    pub connections: usize,
+    /// Client connections from one address; 0 is no limit. Default 0.
+    pub connections_per_ip: usize,
+    /// Requests in flight; more get 503. Default 10,000.
+    pub requests: usize,
+    /// From accept to the end of the TLS handshake. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// From a request's first byte to its head's end. Default 10 s.
+    pub request_header_timeout: Duration,
+    /// Request line and header fields together. Default 64 KiB.
+    pub request_header_bytes: usize,
+    /// Number of header fields. Default 100.
+    pub request_headers: usize,
+    /// Length of the request target; longer ones get 414. Default 16 KiB.
+    pub request_uri_bytes: usize,
+    /// Longest gap in a request's body. Default 30 s.
+    pub request_body_timeout: Duration,
+    /// Between requests, h1 and h2; also how long a client may take nothing of a response. Default
+    /// 75 s.
+    pub idle_timeout: Duration,
+    /// Longest silence on WebSockets and other upgrades. Default 1 h.
+    pub upgrade_idle_timeout: Duration,
+}
+
+/// `log:`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Log {
+    /// Filter directives as `tracing_subscriber::EnvFilter` reads them. Default `info`.
+    pub level: String,
+    /// `None`: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// Where access lines go.
+    pub access: AccessLog,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where access lines go. Default standard output.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// `admin:`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Admin {
+    /// Loopback unless a token is set. Default 127.0.0.1:2019.
+    pub bind: SocketAddr,
+}
+
+/// `shutdown:`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shutdown {
+    /// Between "not ready" and closing the listeners. Default 0.
+    pub delay: Duration,
+    /// Longest wait for requests in flight. Default 30 s.
+    pub grace: Duration,
+}
+
+/// `runtime:`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Runtime {
+    /// Worker threads; `None` (`auto`) is one per core.
+    pub threads: Option<usize>,
+}
+
+impl Limits {
+    pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
+        let mut keys = map.keys(&LIMITS, reading);
+        let connections = keys.count("connections");
+        let connections_per_ip = keys.count("connections_per_ip");
+        let requests = keys.count("requests");
+        let handshake_timeout = keys.read("handshake_timeout", value::duration);
+        let request_header_timeout = keys.read("request_header_timeout", value::duration);
+        let request_header_bytes = keys.read("request_header_bytes", value::size);
+        let request_headers = keys.count("request_headers");
+        let request_uri_bytes = keys.read("request_uri_bytes", value::size);
+        let request_body_timeout = keys.read("request_body_timeout", value::duration);
+        let idle_timeout = keys.read("idle_timeout", value::duration);
+        let upgrade_idle_timeout = keys.read("upgrade_idle_timeout", value::duration);
+        if let (Some(head), Some(uri)) = (request_header_bytes, request_uri_bytes)
+            && uri > head
+            && let Some(span) =
+                keys.span_of("request_uri_bytes").or_else(|| keys.span_of("request_header_bytes"))
+        {
+            let message = "\"request_uri_bytes\" exceeds \"request_header_bytes\"";
+            keys.reading.error_hint(span, message, "the header's size includes the request line");
+        }
+        at_most(&mut keys, "request_header_bytes", request_header_bytes, LONGEST_HEAD);
+        at_most(&mut keys, "request_uri_bytes", request_uri_bytes, LONGEST_TARGET);
+        keys.finish();
+        Some(Self {
+            connections: connections?,
+            connections_per_ip: connections_per_ip?,
+            requests: requests?,
+            handshake_timeout: handshake_timeout?,
+            request_header_timeout: request_header_timeout?,
+            request_header_bytes: request_header_bytes?,
+            request_headers: request_headers?,
+            request_uri_bytes: request_uri_bytes?,
+            request_body_timeout: request_body_timeout?,
+            idle_timeout: idle_timeout?,
+            upgrade_idle_timeout: upgrade_idle_timeout?,
+        })
+    }
+}
+
+/// The engine that relays requests takes heads of less than 1 MiB.
+const LONGEST_HEAD: (usize, &str) = (1_000_000, "1MB");
+
+/// The URI type takes 65,534 bytes.
+const LONGEST_TARGET: (usize, &str) = (64_000, "64KB");
+
+/// Reports a size beyond what can be honoured.
+fn at_most(keys: &mut Keys<'_, '_>, key: &str, size: Option<usize>, most: (usize, &str)) {
+    if size.is_some_and(|size| size > most.0)
+        && let Some(span) = keys.span_of(key)
+    {
+        keys.reading.error(span, format!("\"{key}\" is at most {}", most.1));
+    }
+}
+
+impl Log {
+    pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
+        let mut keys = map.keys(&LOG, reading);
+        let level = keys.read("level", read_level);
+        let format = keys.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        let access = keys.read("access", AccessLog::read);
+        keys.finish();
+        Some(Self { level: level?, format, access: access? })
+    }
+}
+
+fn read_level(node: &Node, reading: &mut Reading) -> Option<String> {
+    const WORDS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let scalar = value::scalar(node, reading)?;
+    // The parser takes any other word for a target and enables all of it.
+    let says_a_level = |directive: &str| {
+        let directive = directive.trim().to_ascii_lowercase();
+        WORDS.contains(&directive.as_str()) || directive.contains(['=', '['])
+    };
+    let parsed = EnvFilter::builder().parse(&*scalar.text);
+    if parsed.is_ok() && scalar.text.split(',').all(says_a_level) {
+        return Some(scalar.text.to_string());
+    }
+    let message = format!("{} is not a log level", quoted(shown(scalar)));
+    let near = super::nearest::nearest(&scalar.text, WORDS);
+    let hint = match near {
+        Some(near) => format!("did you mean {}?", quoted(near)),
+        None => format!("{}, or filters such as \"info,wardgate::tls=debug\"", WORDS.join(", ")),
+    };
+    reading.wrong(scalar, message, hint);
+    None
+}
+
+impl AccessLog {
+    fn read(node: &Node, reading: &mut Reading) -> Option<Self> {
+        let words = [("stdout", Self::Stdout), ("off", Self::Off)];
+        if let Node::Scalar(scalar) = node {
+            let found = words.into_iter().find(|(word, _)| **word == *scalar.text);
+            if found.is_none() {
+                let message =
+                    format!("{} is not one of \"stdout\", \"off\"", quoted(shown(scalar)));
+                reading.wrong(scalar, message, "a file is written as { file: … }");
+            }
+            return found.map(|(_, access)| access);
+        }
+        value::map(node, reading, |map, reading| {
+            let mut keys = map.keys(&ACCESS, reading);
+            let to = keys.choice("to", &[("stdout", ())]);
+            let file = keys.read("file", value::path);
+            keys.finish();
+            file.map(Self::File).or_else(|| to.map(|()| Self::Stdout))
+        })
+    }
+}
+
+impl Admin {
+    /// Reads `admin:`; the inner `None` is `off`.
+    #[expect(clippy::option_option, reason = "outer: whether it could be read; inner: the setting")]
+    pub(super) fn read(node: &Node, reading: &mut Reading) -> Option<Option<Self>> {
+        match node {
+            Node::Scalar(scalar) if &*scalar.text == "off" => return Some(None),
+            Node::Scalar(scalar) if !scalar.is_null() => {
+                let message = format!("{} is not \"off\"", quoted(shown(scalar)));
+                let hint = match scalar.text.parse::<SocketAddr>() {
+                    Ok(address) => format!("write {{ bind: \"{address}\" }}"),
+                    Err(_) => "write \"off\", or { bind: \"127.0.0.1:2019\" }".to_owned(),
+                };
+                reading.wrong(scalar, message, hint);
+                return None;
+            }
+            _ => {}
+        }
+        value::map(node, reading, |map, reading| {
+            let mut keys = map.keys(&ADMIN, reading);
+            let bind = keys.read("bind", read_loopback);
+            keys.finish();
+            Some(Some(Self { bind: bind? }))
+        })
+    }
+}
+
+/// A loopback address: any other one needs a token, which is not supported yet.
+fn read_loopback(node: &Node, reading: &mut Reading) -> Option<SocketAddr> {
+    match BindAddress::read(node, reading)? {
+        BindAddress::Addr(address) if address.ip().is_loopback() => return Some(address),
+        _ => {}
+    }
+    let message = "an admin address beyond loopback needs a token, which is not supported yet";
+    reading.error_hint(node.span(), message, "write \"127.0.0.1:2019\"");
+    None
+}
+
+impl Shutdown {
+    pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
+        let mut keys = map.keys(&SHUTDOWN, reading);
+        let delay = keys.read("delay", value::pause);
+        let grace = keys.read("grace", value::pause);
+        keys.finish();
+        Some(Self { delay: delay?, grace: grace? })
+    }
+}
+
+impl Runtime {
+    pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
+        let mut keys = map.keys(&RUNTIME, reading);
+        let threads = keys.read("threads", |node, reading| match node {
+            Node::Scalar(scalar) if &*scalar.text == "auto" => Some(None),
+            _ => value::count(node, 1, MAX_THREADS, reading).map(|count| Some(count as usize)),
+        });
+        keys.finish();
+        Some(Self { threads: threads? })
+    }
+}
+
+/// More threads than any machine has cores are a slip of the keyboard.
+pub(super) const MAX_THREADS: u64 = 1024;

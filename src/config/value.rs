@@ -1,0 +1,461 @@
+//! Scalars with units and other small values, read from their text.
+//!
+//! Answers "what does this scalar say?" for every section's reader. Each reader reports what it found
+//! and what it wanted, and returns `None`. Never knows which key it reads for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Method;
+use regex::{Regex, RegexBuilder};
+
+use super::diagnostic::quoted;
+use super::nearest::nearest;
+use super::reading::{Reading, shown};
+use super::section::{self, Shape};
+use super::tree::{Map, Node, Scalar};
+
+/// The scalar that stands here.
+pub(super) fn scalar<'n>(node: &'n Node, reading: &mut Reading) -> Option<&'n Scalar> {
+    let hint = match node {
+        Node::Scalar(scalar) if scalar.is_faulty => return None,
+        Node::Scalar(scalar) if !scalar.is_null() => return Some(scalar),
+        Node::Scalar(_) => "write a value; an empty text is \"\"",
+        Node::Map(map) if map.is_placeholder() => "a text that starts with { must stand in quotes",
+        Node::List(_) => "a text that starts with [ must stand in quotes",
+        Node::Map(_) => "",
+    };
+    let message = format!("a single value is wanted here, not {}", node.kind());
+    reading.error_hint(node.span(), message, hint);
+    None
+}
+
+/// The map that stands here; nothing at all is an empty map.
+pub(super) fn map<T>(
+    node: &Node,
+    reading: &mut Reading,
+    read: impl FnOnce(&Map, &mut Reading) -> Option<T>,
+) -> Option<T> {
+    match node {
+        Node::Map(map) => read(map, reading),
+        Node::Scalar(scalar) if scalar.is_null() => {
+            read(&Map { span: scalar.span, ..Map::default() }, reading)
+        }
+        _ => {
+            let message = format!("a map of keys is wanted here, not {}", node.kind());
+            reading.error(node.span(), message);
+            None
+        }
+    }
+}
+
+/// The map that stands here, where operators are tempted to write the value of its `main` key alone.
+pub(super) fn map_with<T>(
+    node: &Node,
+    main: &str,
+    reading: &mut Reading,
+    read: impl FnOnce(&Map, &mut Reading) -> Option<T>,
+) -> Option<T> {
+    let value = match node {
+        Node::Scalar(scalar) if scalar.is_faulty => return None,
+        Node::Scalar(scalar) if !scalar.is_null() && !scalar.is_secret => {
+            if scalar.is_quoted {
+                quoted(&scalar.text)
+            } else {
+                scalar.text.to_string()
+            }
+        }
+        Node::List(_) => "…".to_owned(),
+        _ => return map(node, reading, read),
+    };
+    let message = format!("a map of keys is wanted here, not {}", node.kind());
+    reading.error_hint(node.span(), message, format!("write {{ {main}: {value} }}"));
+    None
+}
+
+/// Any text.
+pub(super) fn text(node: &Node, reading: &mut Reading) -> Option<String> {
+    scalar(node, reading).map(|scalar| scalar.text.to_string())
+}
+
+/// A duration above zero, such as `30s`.
+pub(super) fn duration(node: &Node, reading: &mut Reading) -> Option<Duration> {
+    let duration = pause(node, reading)?;
+    if duration.is_zero() {
+        reading.error(node.span(), "a duration above zero is wanted here");
+        return None;
+    }
+    Some(duration)
+}
+
+/// A duration that may be zero.
+pub(super) fn pause(node: &Node, reading: &mut Reading) -> Option<Duration> {
+    let scalar = scalar(node, reading)?;
+    let (digits, unit) = split_unit(&scalar.text);
+    let millis: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    match digits.parse::<u64>().ok().and_then(|number| number.checked_mul(millis)) {
+        Some(total) if millis > 0 && total <= LONGEST.as_millis() as u64 => {
+            return Some(Duration::from_millis(total));
+        }
+        Some(_) if millis > 0 => {
+            reading.wrong(scalar, "a duration is at most 3650d", "");
+            return None;
+        }
+        Some(_) if unit.is_empty() => {
+            let message = format!("{} has no unit", quoted(shown(scalar)));
+            reading.wrong(scalar, message, format!("write \"{digits}s\""));
+            return None;
+        }
+        _ => {}
+    }
+    let message = format!("{} is not a duration", quoted(shown(scalar)));
+    let hint = match scalar.text.split_once(' ') {
+        Some((number, unit)) if matches!(unit, "ms" | "s" | "m" | "h" | "d") => {
+            format!("write \"{number}{unit}\"")
+        }
+        _ => "a whole number and ms, s, m, h or d, such as \"30s\"".to_owned(),
+    };
+    reading.wrong(scalar, message, hint);
+    None
+}
+
+/// Ten years, so that adding a duration to a clock cannot overflow.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// A number of bytes above zero, such as `64KiB`.
+pub(super) fn size(node: &Node, reading: &mut Reading) -> Option<usize> {
+    let scalar = scalar(node, reading)?;
+    let (digits, unit) = split_unit(&scalar.text);
+    let bytes: u64 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => 0,
+    };
+    let number = digits.parse::<u64>().ok();
+    match number.and_then(|number| number.checked_mul(bytes)) {
+        Some(total @ 1..=LARGEST) => return usize::try_from(total).ok(),
+        Some(_) if bytes > 0 => {
+            reading.wrong(scalar, "a size is between 1B and 1GiB", "");
+            return None;
+        }
+        _ => {}
+    }
+    let (message, hint) = match number {
+        Some(number) if unit.is_empty() => {
+            let spelling = match number {
+                _ if number > 0 && number.is_multiple_of(1 << 20) => {
+                    format!("{}MiB", number >> 20)
+                }
+                _ if number > 0 && number.is_multiple_of(1 << 10) => {
+                    format!("{}KiB", number >> 10)
+                }
+                _ => format!("{number}B"),
+            };
+            ("has no unit", format!("write \"{spelling}\""))
+        }
+        _ => {
+            let hint = "a whole number and B, KiB, MiB, GiB, KB, MB or GB, such as \"64KiB\"";
+            ("is not a size", hint.to_owned())
+        }
+    };
+    reading.wrong(scalar, format!("{} {message}", quoted(shown(scalar))), hint);
+    None
+}
+
+/// Largest size; every size in the file bounds memory that one client can take.
+const LARGEST: u64 = 1 << 30;
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], &text[end..])
+}
+
+/// A whole number.
+pub(super) fn count(node: &Node, min: u64, max: u64, reading: &mut Reading) -> Option<u64> {
+    let scalar = scalar(node, reading)?;
+    let is_decimal = scalar.text.bytes().all(|byte| byte.is_ascii_digit());
+    match scalar.text.parse::<u64>() {
+        Ok(number) if is_decimal && (min..=max).contains(&number) => return Some(number),
+        _ => {}
+    }
+    let message = format!("{} is not a whole number from {min} to {max}", quoted(shown(scalar)));
+    reading.wrong(scalar, message, "");
+    None
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(node: &Node, reading: &mut Reading) -> Option<bool> {
+    let scalar = scalar(node, reading)?;
+    let hint = match &*scalar.text {
+        "true" => return Some(true),
+        "false" => return Some(false),
+        text if matches!(text.to_ascii_lowercase().as_str(), "yes" | "on" | "y" | "true") => {
+            "write \"true\""
+        }
+        text if matches!(text.to_ascii_lowercase().as_str(), "no" | "off" | "n" | "false") => {
+            "write \"false\""
+        }
+        _ => "",
+    };
+    let message = format!("{} is neither true nor false", quoted(shown(scalar)));
+    reading.wrong(scalar, message, hint);
+    None
+}
+
+/// One of the words of `shape`.
+pub(super) fn choice<T: Copy>(
+    node: &Node,
+    shape: &'static Shape,
+    words: &[(&'static str, T)],
+    reading: &mut Reading,
+) -> Option<T> {
+    let (now, later) = choices_of(shape);
+    debug_assert!(
+        words.len() == now.len() && words.iter().all(|(word, _)| now.contains(word)),
+        "the words of {shape:?} are not those of its reader"
+    );
+    if let Node::Map(map) = node
+        && let [entry] = map.entries.as_slice()
+        && later.contains(&&*entry.key.text)
+    {
+        reading.not_yet(entry.key.span, &entry.key.text);
+        return None;
+    }
+    let scalar = scalar(node, reading)?;
+    if let Some((_, value)) = words.iter().find(|(word, _)| **word == *scalar.text) {
+        return Some(*value);
+    }
+    if later.contains(&&*scalar.text) {
+        reading.not_yet(scalar.span, &scalar.text);
+        return None;
+    }
+    let known = now.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", ");
+    let message = format!("{} is not one of {known}", quoted(shown(scalar)));
+    let hint = nearest(&scalar.text, now.iter().copied());
+    let hint = hint.map(|near| format!("did you mean {}?", quoted(near))).unwrap_or_default();
+    reading.wrong(scalar, message, hint);
+    None
+}
+
+/// The words of a choice, also where the choice is one of several shapes.
+fn choices_of(shape: &'static Shape) -> (&'static [&'static str], &'static [&'static str]) {
+    match shape {
+        Shape::Choice(now, later) => (now, later),
+        Shape::Any(shapes) => {
+            shapes.iter().map(choices_of).find(|(now, _)| !now.is_empty()).unwrap_or((&[], &[]))
+        }
+        _ => (&[], &[]),
+    }
+}
+
+/// A path; a relative one starts at the directory of the file that names it.
+pub(super) fn path(node: &Node, reading: &mut Reading) -> Option<PathBuf> {
+    let scalar = scalar(node, reading)?;
+    if scalar.text.is_empty() || scalar.text.contains('\0') {
+        reading.wrong(scalar, "this path is empty or contains a NUL", "");
+        return None;
+    }
+    Some(reading.base.join(&*scalar.text))
+}
+
+/// A request method (RFC 9110 §9.1): upper-case, since methods are case-sensitive.
+pub(super) fn method(node: &Node, reading: &mut Reading) -> Option<Method> {
+    let scalar = scalar(node, reading)?;
+    let upper = scalar.text.to_ascii_uppercase();
+    if &*scalar.text == "*" {
+        let message = "\"*\" is not a method";
+        reading.wrong(scalar, message, "remove \"method\" to match every method");
+        return None;
+    }
+    match Method::from_bytes(upper.as_bytes()) {
+        Ok(method) if upper == *scalar.text => Some(method),
+        Ok(_) => {
+            let message = format!("{} is not in upper case", quoted(shown(scalar)));
+            reading.wrong(scalar, message, format!("write {}", quoted(&upper)));
+            None
+        }
+        Err(_) => {
+            reading.wrong(scalar, format!("{} is not a method", quoted(shown(scalar))), "");
+            None
+        }
+    }
+}
+
+/// A regular expression whose compiled form is small.
+pub(super) fn regex(node: &Node, reading: &mut Reading) -> Option<Regex> {
+    let scalar = scalar(node, reading)?;
+    let too_large = "this regular expression is too large";
+    if scalar.text.len() > 4096 {
+        reading.wrong(scalar, too_large, "at most 4096 bytes");
+        return None;
+    }
+    let mut builder = RegexBuilder::new(&scalar.text);
+    match builder.size_limit(REGEX_BYTES).dfa_size_limit(REGEX_BYTES).build() {
+        Ok(regex) => Some(regex),
+        Err(regex::Error::CompiledTooBig(_)) => {
+            reading.wrong(scalar, too_large, "lower its repetition counts");
+            None
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            let message = "this is not a regular expression";
+            reading.wrong(scalar, message, reason);
+            None
+        }
+    }
+}
+
+/// Largest compiled regular expression. Ten times what a long alternation of words takes.
+const REGEX_BYTES: usize = 1 << 20;
+
+/// What could stand where a required key of this shape is missing.
+pub(super) fn example(shape: &Shape) -> String {
+    use section::Scalar as S;
+    match shape {
+        Shape::One(S::Address) => "\":443\"".to_owned(),
+        Shape::One(S::Url) => "http://127.0.0.1:9000".to_owned(),
+        Shape::One(S::Template) => "\"https://{host}{uri}\"".to_owned(),
+        Shape::One(_) => String::new(),
+        Shape::Choice(words, _) => words.last().map_or_else(String::new, |word| (*word).to_owned()),
+        Shape::List(shape) => example(shape),
+        Shape::Any(shapes) => shapes.first().map(example).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Diagnostics;
+
+    /// What `read` makes of a plain scalar; the error is message and hint.
+    fn outcome<T>(
+        text: &str,
+        read: impl Fn(&Node, &mut Reading) -> Option<T>,
+    ) -> Result<T, (String, String)> {
+        let mut reading = Reading::new(Diagnostics::new("f", text), PathBuf::from("/base"));
+        let node = Node::Scalar(Scalar { text: text.into(), ..Scalar::default() });
+        read(&node, &mut reading).ok_or_else(|| {
+            let fault = reading.faults.iter().next().expect("a refusal is reported").clone();
+            (fault.message, fault.hint)
+        })
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_are_whole() {
+        for (text, millis) in [
+            ("1ms", 1),
+            ("500ms", 500),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("24h", 86_400_000),
+            ("30d", 2_592_000_000),
+            ("007s", 7_000),
+        ] {
+            assert_eq!(outcome(text, duration), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(outcome("0s", pause), Ok(Duration::ZERO));
+        for text in ["", "s", "0s", "1.5s", "-1s", "1w", "1S", "5 s", "0x10s", "3651d", "１s"] {
+            assert!(outcome(text, duration).is_err(), "{text}");
+        }
+        let huge = "99999999999999999999s";
+        assert!(outcome(huge, duration).is_err());
+        assert_eq!(outcome("30", duration).unwrap_err().1, "write \"30s\"");
+        assert_eq!(outcome("5 s", duration).unwrap_err().1, "write \"5s\"");
+    }
+
+    #[test]
+    fn sizes_have_a_unit_and_a_bare_number_is_spelled_out() {
+        for (text, bytes) in
+            [("1B", 1), ("64KiB", 65_536), ("1MB", 1_000_000), ("2kB", 2_000), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(outcome(text, size), Ok(bytes), "{text}");
+        }
+        for (text, hint) in [
+            ("65536", "write \"64KiB\""),
+            ("1000", "write \"1000B\""),
+            ("2097152", "write \"2MiB\""),
+            ("0", "write \"0B\""),
+        ] {
+            assert_eq!(outcome(text, size).unwrap_err().1, hint);
+        }
+        for text in ["", "KiB", "0B", "2GiB", "1.5MiB", "1 KiB", "1Kib", "18446744073709551616B"] {
+            assert!(outcome(text, size).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_are_decimal_and_in_range() {
+        let read = |node: &Node, reading: &mut Reading| count(node, 1, 100, reading);
+        for (text, number) in [("1", 1), ("100", 100), ("010", 10)] {
+            assert_eq!(outcome(text, read), Ok(number), "{text}");
+        }
+        for text in ["0", "101", "+5", "-1", "1e1", "0x1", "1_0", "", "five"] {
+            assert!(outcome(text, read).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn booleans_are_two_words() {
+        assert_eq!(outcome("true", boolean), Ok(true));
+        assert_eq!(outcome("false", boolean), Ok(false));
+        for (text, hint) in [("yes", "write \"true\""), ("Off", "write \"false\""), ("1", "")] {
+            assert_eq!(outcome(text, boolean).unwrap_err().1, hint, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_start_at_the_directory_of_their_file() {
+        assert_eq!(outcome("a/b", path), Ok(PathBuf::from("/base/a/b")));
+        assert_eq!(outcome("/a", path), Ok(PathBuf::from("/a")));
+        assert!(outcome("", path).is_err());
+    }
+
+    #[test]
+    fn a_value_from_a_reference_is_never_repeated() {
+        for read in [
+            |node: &Node, reading: &mut Reading| duration(node, reading).map(drop),
+            |node: &Node, reading: &mut Reading| size(node, reading).map(drop),
+            |node: &Node, reading: &mut Reading| boolean(node, reading).map(drop),
+            |node: &Node, reading: &mut Reading| method(node, reading).map(drop),
+            |node: &Node, reading: &mut Reading| regex(node, reading).map(drop),
+            |node: &Node, reading: &mut Reading| {
+                crate::config::listener::BindAddress::read(node, reading).map(drop)
+            },
+            |node: &Node, reading: &mut Reading| {
+                crate::config::upstream::read_target(node, reading).map(drop)
+            },
+            |node: &Node, reading: &mut Reading| {
+                crate::config::template::read_location(node, reading).map(drop)
+            },
+            |node: &Node, reading: &mut Reading| {
+                crate::config::site::read_pattern(node, reading).map(drop)
+            },
+        ] {
+            for text in
+                ["hunter2*(", "hunter2://x", "hunter2:80", "{hunter2}", "http://u:hunter2@a"]
+            {
+                let mut reading = Reading::new(Diagnostics::new("f", "x"), PathBuf::new());
+                let is_secret = true;
+                let scalar = Scalar { text: text.into(), is_secret, ..Scalar::default() };
+                if read(&Node::Scalar(scalar), &mut reading).is_none() {
+                    let shown = reading.faults.to_string();
+                    assert!(!shown.contains("hunter2") && !shown.is_empty(), "{shown}");
+                }
+            }
+        }
+    }
+}

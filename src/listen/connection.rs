@@ -1,0 +1,303 @@
+//! From an accepted socket to a connection that is served: limits, handshake, and the protocol.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Timeout, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::line::{Line, Patience};
+use super::socket::{self, AcceptAction};
+use super::{http1, http2};
+use crate::config::listener::{Alpn, Listener, Protocol};
+use crate::config::process::Limits;
+use crate::proxy::connection::{Connection, ListenerFacts, TlsFacts};
+use crate::proxy::engine::Engine;
+use crate::task::Tasks;
+use crate::tls::transport::Downstream as Transport;
+use crate::tls::{CertStore, ServerConfig};
+
+/// What every connection is served with.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Relays requests.
+    pub engine: Arc<Engine>,
+    /// Connections in all and by client.
+    pub census: Arc<Census>,
+    /// Owns the connections' tasks.
+    pub tasks: Tasks,
+    /// Fires when connections are to end after what they are doing.
+    pub drain: CancellationToken,
+}
+
+impl Surroundings {
+    /// The limits in force now.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.engine.shared().current.load().config.limits
+    }
+}
+
+/// One listener's part in its connections.
+#[derive(Debug)]
+pub struct Door {
+    /// As configured.
+    pub listener: Listener,
+    /// What requests know of it.
+    pub facts: Arc<ListenerFacts>,
+    /// For https: how handshakes go, and with which certificates.
+    pub tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
+}
+
+/// Accepts connections on `socket` until `close` fires.
+pub async fn accept(
+    socket: TcpListener,
+    door: Arc<Door>,
+    around: Arc<Surroundings>,
+    close: CancellationToken,
+) {
+    loop {
+        let Some(accepted) = close.run_until_cancelled(socket.accept()).await else { return };
+        match accepted {
+            Ok((stream, peer)) => admit(stream, peer, &door, &around),
+            Err(error) => match socket::accept_error(&error) {
+                AcceptAction::Retry => {}
+                AcceptAction::Pause(pause) => {
+                    tracing::warn!(listener = %door.facts.name, %error, "paused accepting");
+                    if close.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                        return;
+                    }
+                }
+                AcceptAction::Fatal => {
+                    tracing::error!(listener = %door.facts.name, %error, "stopped accepting");
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// Starts the task of a new connection, if there is room for it.
+fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>, around: &Arc<Surroundings>) {
+    let limits = around.limits();
+    let Some(counted) = Census::enter(&around.census, peer.ip(), &limits) else {
+        tracing::debug!(listener = %door.facts.name, client.address = %peer.ip(), "too many connections");
+        return;
+    };
+    let (door, surroundings) = (Arc::clone(door), Arc::clone(around));
+    around.tasks.spawn_connection(async move {
+        let _counted = counted;
+        serve(stream, peer, &door, surroundings).await;
+    });
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, door: &Door, around: Arc<Surroundings>) {
+    let limits = around.limits();
+    // Either fails only on a connection that is gone already.
+    let Ok(local) = stream.local_addr() else { return };
+    if socket::tune(&stream, &door.listener).is_err() {
+        return;
+    }
+    let (mut transport, tls) = match &door.tls {
+        None => (Transport::Plain(stream), None),
+        Some((config, store)) => {
+            let end = Instant::now() + limits.handshake_timeout;
+            match around.drain.run_until_cancelled(timeout_at(end, is_letter(&stream))).await {
+                Some(Ok(false)) => {}
+                Some(Ok(true)) => return turn_away_plain(stream, peer, local, door, around).await,
+                Some(Err(_)) | None => return,
+            }
+            let handshake = crate::tls::accept::accept(stream, Some(local.ip()), config, store);
+            let handshake = timeout_at(end, handshake);
+            let Some((transport, tls)) = secured(handshake, door, peer, &around).await else {
+                return;
+            };
+            (transport, Some(tls))
+        }
+    };
+    let alpn = tls.as_ref().and_then(|tls| tls.session.alpn);
+    let facts = Arc::clone(&door.facts);
+    let connection = Arc::new(Connection::new(facts, peer, local, tls));
+    let (is_h2, read) = match door.listener.protocol {
+        Protocol::Http if door.listener.alpn.contains(&Alpn::H2) => {
+            match sniff(&mut transport, &limits, &around.drain).await {
+                Some(sniffed) => sniffed,
+                None => return,
+            }
+        }
+        Protocol::Http | Protocol::Https => (alpn == Some(Alpn::H2), BytesMut::new()),
+    };
+    if is_h2 {
+        http2::serve(transport, read, connection, around).await;
+    } else {
+        http1::serve(Line::new(transport, read, connection, patience(&limits)), around).await;
+    }
+}
+
+fn patience(limits: &Limits) -> Patience {
+    Patience {
+        body: limits.request_body_timeout,
+        upgrade: limits.upgrade_idle_timeout,
+        send: limits.idle_timeout,
+    }
+}
+
+/// Whether the first byte is a letter: HTTP begins with a method's name, TLS with 22 (RFC 8446
+/// §5.1). The byte stays where it is.
+async fn is_letter(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    // The end of the connection and an error show again to whoever reads next.
+    matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_alphabetic()
+}
+
+/// Tells a client that speaks plain HTTP to a TLS port what is wrong.
+async fn turn_away_plain(
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    door: &Door,
+    around: Arc<Surroundings>,
+) {
+    let connection = Arc::new(Connection::new(Arc::clone(&door.facts), peer, local, None));
+    let transport = Transport::Plain(stream);
+    let line = Line::new(transport, BytesMut::new(), connection, patience(&around.limits()));
+    http1::turn_away_plain(line, &around).await;
+}
+
+/// The connection after its handshake; `None` when there is none within the time allowed.
+async fn secured(
+    handshake: Timeout<
+        impl Future<Output = Result<crate::tls::Accepted<TcpStream>, crate::tls::AcceptError>>,
+    >,
+    door: &Door,
+    peer: SocketAddr,
+    around: &Surroundings,
+) -> Option<(Transport, TlsFacts)> {
+    let listener = &door.facts.name;
+    match around.drain.run_until_cancelled(handshake).await? {
+        Ok(Ok(accepted)) => {
+            let facts = TlsFacts { session: accepted.session, entry: accepted.entry };
+            Some((Transport::Tls(Box::new(accepted.stream)), facts))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%listener, client.address = %peer.ip(), %error, "failed a handshake");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%listener, client.address = %peer.ip(), "gave up a handshake");
+            None
+        }
+    }
+}
+
+/// Whether a plain connection begins with HTTP/2's preface (RFC 9113 §3.4), and what was read to
+/// find that out. `None` when nothing came before `limits.idle_timeout` or the drain.
+async fn sniff(
+    transport: &mut Transport,
+    limits: &Limits,
+    drain: &CancellationToken,
+) -> Option<(bool, BytesMut)> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut seen = BytesMut::new();
+    let first = timeout(limits.idle_timeout, transport.read_buf(&mut seen));
+    match drain.run_until_cancelled(first).await {
+        Some(Ok(Ok(count))) if count > 0 => {}
+        _ => return None,
+    }
+    let rest = async {
+        while PREFACE.starts_with(&seen) && seen.len() < PREFACE.len() {
+            // The end of the connection and an error show again to whoever reads next.
+            if !transport.read_buf(&mut seen).await.is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
+    };
+    // A beginning without an end is answered by whoever reads next as well.
+    let _ = timeout(limits.request_header_timeout, rest).await;
+    Some((seen.starts_with(PREFACE), seen))
+}
+
+/// How many client connections there are, in all and by address.
+#[derive(Debug, Default)]
+pub struct Census {
+    all: AtomicUsize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection that is counted until this is dropped.
+#[derive(Debug)]
+pub struct Counted {
+    census: Arc<Census>,
+    address: Option<IpAddr>,
+}
+
+impl Census {
+    /// Client connections now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection from `address`, unless that would be more than allowed. Addresses are
+    /// counted only while `connections_per_ip` is set.
+    fn enter(census: &Arc<Self>, address: IpAddr, limits: &Limits) -> Option<Counted> {
+        let before = census.all.fetch_add(1, Ordering::Relaxed);
+        let mut counted = Counted { census: Arc::clone(census), address: None };
+        if before >= limits.connections {
+            return None;
+        }
+        if limits.connections_per_ip > 0 {
+            let address = address.to_canonical();
+            let mut by_address = census.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = by_address.entry(address).or_default();
+            if *count >= limits.connections_per_ip {
+                return None;
+            }
+            *count += 1;
+            counted.address = Some(address);
+        }
+        Some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.census.all.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address else { return };
+        let by_address = self.census.by_address.lock();
+        let mut by_address = by_address.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// Lets the kernel take data with the first packet of a returning client (RFC 7413). `queue` is
+/// the number of such connections that may be pending.
+///
+/// # Errors
+/// What the system says.
+#[cfg(target_os = "linux")]
+pub fn enable_fast_open(socket: &std::net::TcpListener, queue: u32) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let queue = usize::try_from(queue).unwrap_or(usize::MAX);
+    pingora_core::protocols::l4::ext::set_tcp_fastopen_backlog(socket.as_raw_fd(), queue)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+}
+
+/// There is none here; the configuration refuses the key.
+///
+/// # Errors
+/// Never.
+#[cfg(not(target_os = "linux"))]
+pub fn enable_fast_open(_: &std::net::TcpListener, _: u32) -> std::io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! The life of an HTTP/2 connection: its streams are served as tasks of their own.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{
+    H2Accept, H2Options, HttpSession, default_h2_options, handshake,
+};
+use pingora_core::protocols::{
+    Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::connection::Surroundings;
+use super::frame_budget::FrameBudget;
+use super::loan::digest;
+use crate::config::process::Limits;
+use crate::net::Alarm;
+use crate::proxy::connection::Connection;
+use crate::proxy::refuse;
+use crate::proxy::watch::StreamWatch;
+use crate::tls::transport::Downstream as Transport;
+
+/// Streams at once on one connection. RFC 9113 §6.5.2 recommends at least 100; nginx allows 128.
+const MAX_STREAMS: u32 = 128;
+
+/// Bytes a client may send on one stream before we take them: twice the default of RFC 9113
+/// §6.9.2, since 64 KiB a round trip is slow over any distance.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Bytes of one response that wait for the client to take them; the h2 layer's own default is six
+/// times that, for each of [`MAX_STREAMS`].
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Time for a farewell to leave and for the client to close in turn.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Time for streams to notice that their connection is gone. What was answered whole writes its
+/// access line as such; the rest is cancelled.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// Requests on one connection that may be so malformed that the h2 layer refuses them. The engine's
+/// own accept loop has the same limit.
+const MAX_MALFORMED: usize = 32;
+
+type Streams = h2::server::Connection<Stream, Bytes>;
+
+/// Serves an HTTP/2 connection until either side closes it.
+///
+/// `read` has been read from it already.
+pub async fn serve(
+    transport: Transport,
+    read: BytesMut,
+    connection: Arc<Connection>,
+    around: Arc<Surroundings>,
+) {
+    let limits = around.limits();
+    let flood = Arc::new(Notify::new());
+    let budget = FrameBudget::new(Instant::now());
+    let stream = H2Transport { transport, read, budget, flood: Some(Arc::clone(&flood)) };
+    let Some(mut streams) = greet(Box::new(stream), &limits, &around).await else { return };
+    let mut serving = Serving {
+        digest: Arc::new(Digest { proxy_digest: Some(digest(&connection)), ..Digest::default() }),
+        connection,
+        limits,
+        flood,
+        tasks: JoinSet::new(),
+        idle: Idle { since: Instant::now(), alarm: Alarm::default() },
+        is_leaving: false,
+        malformed: 0,
+        around,
+    };
+    serving.run(&mut streams).await;
+    drop(streams);
+    // Whoever is not done by then is dropped with the set.
+    let settled = async { while serving.tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(SETTLE, settled).await;
+}
+
+/// The connection after the settings were exchanged; `None` when the client does not speak HTTP/2,
+/// is silent for too long, or we are stopping.
+async fn greet(stream: Stream, limits: &Limits, around: &Surroundings) -> Option<Streams> {
+    let greeting = handshake(stream, Some(options(limits)));
+    tokio::select! {
+        biased;
+        greeted = tokio::time::timeout(limits.request_header_timeout, greeting) => greeted.ok()?.ok(),
+        () = around.drain.cancelled() => None,
+    }
+}
+
+fn options(limits: &Limits) -> H2Options {
+    // Larger ones are refused without a word to us; so those just too large come through, to be
+    // refused with an access line.
+    let header_bytes = limits.request_header_bytes.saturating_mul(2);
+    let mut options = default_h2_options();
+    options
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
+    options
+}
+
+/// A connection while it is served.
+struct Serving {
+    connection: Arc<Connection>,
+    around: Arc<Surroundings>,
+    limits: Limits,
+    digest: Arc<Digest>,
+    /// Rings when the client has spent its frame budget.
+    flood: Arc<Notify>,
+    tasks: JoinSet<()>,
+    idle: Idle,
+    /// GOAWAY has been said.
+    is_leaving: bool,
+    malformed: usize,
+}
+
+/// How long a connection has had no stream.
+struct Idle {
+    since: Instant,
+    alarm: Alarm,
+}
+
+impl Serving {
+    /// Takes streams until there can be no more. Polling for the next one is what drives the
+    /// connection; nothing is lost when a branch beside it wins.
+    async fn run(&mut self, streams: &mut Streams) {
+        loop {
+            let patience = if self.is_leaving { FAREWELL } else { self.limits.idle_timeout };
+            let accepted = tokio::select! {
+                biased;
+                () = self.around.drain.cancelled(), if !self.is_leaving => {
+                    self.leave(streams);
+                    continue;
+                }
+                () = self.flood.notified() => return self.calm(streams).await,
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.idle.since = Instant::now();
+                    continue;
+                }
+                accepted = HttpSession::from_h2_conn(streams, Arc::clone(&self.digest)) => accepted,
+                () = self.idle.expired(patience), if self.tasks.is_empty() => {
+                    // A peer that does not answer the farewell is gone.
+                    if self.is_leaving { return }
+                    self.leave(streams);
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => self.start(session),
+                Ok(Some(H2Accept::Rejected)) => {
+                    refuse::note_malformed(self.around.engine.shared(), &self.connection);
+                    self.malformed += 1;
+                    if self.malformed >= MAX_MALFORMED {
+                        return self.calm(streams).await;
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn start(&mut self, session: HttpSession) {
+        let engine = Arc::clone(&self.around.engine);
+        let mut session = ServerSession::new_http2(session);
+        session.set_write_timeout(Some(self.limits.idle_timeout));
+        self.tasks.spawn(StreamWatch::over(async move {
+            engine.serve(session).await;
+        }));
+    }
+
+    /// Says that no more streams are taken (RFC 9113 §6.8); those that are open finish.
+    fn leave(&mut self, streams: &mut Streams) {
+        streams.graceful_shutdown();
+        self.is_leaving = true;
+        self.idle.since = Instant::now();
+    }
+
+    /// Ends the connection of a client that floods it.
+    async fn calm(&self, streams: &mut Streams) {
+        let client = self.connection.peer.ip();
+        let listener = &self.connection.listener.name;
+        tracing::info!(%listener, client.address = %client, "closed a flooding connection");
+        streams.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        // The farewell is a courtesy.
+        let _ = tokio::time::timeout(FAREWELL, poll_fn(|cx| streams.poll_closed(cx))).await;
+    }
+}
+
+impl Idle {
+    async fn expired(&mut self, limit: Duration) {
+        let deadline = self.since + limit;
+        poll_fn(|cx| self.alarm.poll(cx, deadline)).await;
+    }
+}
+
+/// The client's bytes as the engine's h2 layer sees them.
+#[derive(Debug)]
+struct H2Transport {
+    transport: Transport,
+    /// Comes before what the transport brings.
+    read: BytesMut,
+    budget: FrameBudget,
+    /// Whom to tell that the budget is spent; taken when told. Nothing is read after that.
+    flood: Option<Arc<Notify>>,
+}
+
+impl H2Transport {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.transport).poll_read(cx, buf);
+        }
+        let count = self.read.len().min(buf.remaining());
+        buf.put_slice(&self.read.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+
+    fn raise_flood(&mut self) {
+        if let Some(flood) = self.flood.take() {
+            flood.notify_one();
+        }
+    }
+}
+
+impl AsyncRead for H2Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.flood.is_none() {
+            // The connection's loop has been told, and ends it.
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(this.poll_bytes(cx, buf))?;
+        if !this.budget.receive(&buf.filled()[before..], Instant::now) {
+            this.raise_flood();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for H2Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, buf))?;
+        if !this.budget.send(&buf[..written], Instant::now) {
+            this.raise_flood();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for H2Transport {
+    async fn shutdown(&mut self) {}
+}
+
+impl UniqueID for H2Transport {
+    fn id(&self) -> UniqueIDType {
+        UniqueIDType::default()
+    }
+}
+
+impl Ssl for H2Transport {}
+
+impl GetTimingDigest for H2Transport {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for H2Transport {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora_core::protocols::raw_connect::ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for H2Transport {
+    fn get_socket_digest(&self) -> Option<Arc<pingora_core::protocols::SocketDigest>> {
+        None
+    }
+}
+
+impl Peek for H2Transport {}

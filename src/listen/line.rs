@@ -1,0 +1,360 @@
+//! An HTTP/1.1 client connection between and during its requests.
+//!
+//! Answers "which bytes belong to the request being served, and how long may silence last?". The
+//! connection task owns the [`Line`]: it reads a head through it, lends it to the proxy engine for
+//! one exchange ([`super::loan`]), and gets it back. The engine is given the head that passed the
+//! gate and exactly the bytes of that request's body; what a pipelining client sent after it stays
+//! here.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::{BodyTracker, FramingError};
+use super::head_gate::{BodyFraming, Span};
+use crate::net::Alarm;
+use crate::proxy::connection::{ClientFault, Connection};
+use crate::tls::transport::Downstream as Transport;
+
+/// Bytes read at a time while a head or a pipelined request arrives, and the most that is kept of
+/// requests behind the one being served.
+const INBOX_BYTES: usize = 4 * 1024;
+
+/// Bytes of a response collected before they are sent, so that head and body leave in one packet;
+/// a TLS record holds no more (RFC 8446 §5.1).
+const OUTBOX_BYTES: usize = 16 * 1024;
+
+/// Longest silences a [`Line`] bears; see [`Limits`](crate::config::process::Limits).
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Between two reads of a request's body.
+    pub body: Duration,
+    /// On an upgraded connection, in both directions together.
+    pub upgrade: Duration,
+    /// While the client takes nothing of a response.
+    pub send: Duration,
+}
+
+/// An HTTP/1.1 client connection.
+#[derive(Debug)]
+pub struct Line {
+    transport: Transport,
+    connection: Arc<Connection>,
+    patience: Patience,
+    /// Read from the client and not yet handed on.
+    inbox: BytesMut,
+    /// How much of `inbox` may be handed on: the head, then what the tracker has approved.
+    cleared: usize,
+    body: BodyTracker,
+    outbox: BytesMut,
+    /// Bytes of the response taken from the engine in this exchange.
+    taken: u64,
+    at_end: bool,
+    /// Whether the client had ended its direction before the present exchange began.
+    had_ended: bool,
+    read_alarm: Alarm,
+    write_alarm: Alarm,
+    /// Last moment at which a byte moved in either direction.
+    progress: Instant,
+}
+
+impl Line {
+    /// A connection before its first request; `inbox` has been read from it already.
+    #[must_use]
+    pub fn new(
+        transport: Transport,
+        inbox: BytesMut,
+        connection: Arc<Connection>,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            transport,
+            connection,
+            patience,
+            inbox,
+            cleared: 0,
+            body: BodyTracker::new(BodyFraming::None),
+            outbox: BytesMut::new(),
+            taken: 0,
+            at_end: false,
+            had_ended: false,
+            read_alarm: Alarm::default(),
+            write_alarm: Alarm::default(),
+            progress: Instant::now(),
+        }
+    }
+
+    /// The connection's facts and signals.
+    #[must_use]
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Bytes that have arrived and belong to no request yet.
+    #[must_use]
+    pub fn inbox(&self) -> &[u8] {
+        &self.inbox
+    }
+
+    /// Reads more into the inbox. 0 is the client's end.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.at_end {
+            return Poll::Ready(Ok(0));
+        }
+        let mut chunk = [std::mem::MaybeUninit::uninit(); INBOX_BYTES];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(Pin::new(&mut self.transport).poll_read(cx, &mut chunk))?;
+        let read = chunk.filled();
+        self.inbox.extend_from_slice(read);
+        self.at_end = read.is_empty();
+        Poll::Ready(Ok(read.len()))
+    }
+
+    /// Ready when `deadline` has passed.
+    pub fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.read_alarm.poll(cx, deadline)
+    }
+
+    /// Begins an exchange: the first `leading` bytes are dropped, those up to `head_end` are the
+    /// head, and the body follows as `framing` says.
+    pub fn begin(&mut self, leading: usize, head_end: usize, framing: BodyFraming) {
+        self.inbox.advance(leading);
+        self.cleared = head_end - leading;
+        self.body = BodyTracker::new(framing);
+        self.taken = 0;
+        self.had_ended = self.at_end;
+        self.progress = Instant::now();
+    }
+
+    /// Writes other bytes over a stretch of the inbox, which may be longer.
+    pub fn replace(&mut self, span: Span, bytes: &[u8]) {
+        let mut inbox = BytesMut::with_capacity(self.inbox.len() + bytes.len());
+        inbox.extend_from_slice(&self.inbox[..span.start]);
+        inbox.extend_from_slice(bytes);
+        inbox.extend_from_slice(&self.inbox[span.end..]);
+        self.inbox = inbox;
+    }
+
+    /// Whether head and body have been handed on completely, so that the next byte begins the
+    /// next request.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        self.cleared == 0 && self.body.is_done()
+    }
+
+    /// Whether the engine has written anything in this exchange.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.taken > 0
+    }
+
+    /// Whether the client sent something that no request has taken.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        !self.inbox.is_empty() || !self.body.is_done()
+    }
+
+    /// Appends to what is sent next.
+    pub fn outbox(&mut self) -> &mut BytesMut {
+        &mut self.outbox
+    }
+
+    /// Gives the buffers' memory back while the connection idles.
+    pub fn shrink(&mut self) {
+        if self.inbox.is_empty() {
+            self.inbox = BytesMut::new();
+        }
+        if self.outbox.is_empty() {
+            self.outbox = BytesMut::new();
+        }
+    }
+
+    /// Sends what the outbox holds.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            match Pin::new(&mut self.transport).poll_write(cx, &self.outbox) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(sent)) => {
+                    self.outbox.advance(sent);
+                    self.progress = Instant::now();
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.poll_send_patience(cx),
+            }
+        }
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    /// Sends what is left, says goodbye and, where the client may still be sending, reads on for a
+    /// moment: closing at once would make the kernel reset the connection and take the answer with
+    /// it (RFC 9112 §9.6).
+    pub async fn close(mut self, linger: Duration) {
+        const LINGER_BYTES: usize = 1 << 20;
+        let has_unread = self.has_unread();
+        let polite = async {
+            std::future::poll_fn(|cx| self.poll_drain(cx)).await?;
+            std::future::poll_fn(|cx| Pin::new(&mut self.transport).poll_shutdown(cx)).await?;
+            let mut left = LINGER_BYTES;
+            while has_unread && left > 0 {
+                self.inbox.clear();
+                match std::future::poll_fn(|cx| self.poll_fill(cx)).await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // A client that is gone, or does not leave in time, is dropped like any other.
+        let _ = tokio::time::timeout(linger, polite).await;
+    }
+
+    /// What the engine reads: head, body, then the client's end or an upgraded connection's bytes.
+    pub fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // Whoever reads is about to wait: what was written so far should leave first.
+        if !self.outbox.is_empty()
+            && let Poll::Ready(Err(error)) = self.poll_drain(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        if self.cleared > 0 {
+            let count = self.cleared.min(buf.remaining());
+            buf.put_slice(&self.inbox[..count]);
+            self.inbox.advance(count);
+            self.cleared -= count;
+            return Poll::Ready(Ok(()));
+        }
+        if self.connection.is_tunnel() {
+            return self.poll_tunnel(cx, buf);
+        }
+        if self.body.is_done() { self.poll_next_request(cx) } else { self.poll_body(cx, buf) }
+    }
+
+    /// The request is complete: all that can still happen is that the client goes away, or that
+    /// it sends the next one, which waits here.
+    fn poll_next_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.inbox.len() < INBOX_BYTES {
+            match self.poll_fill(cx) {
+                // A client that pipelined and then half-closed still wants its answers, the last
+                // one too. Whether it is gone altogether shows when the next one is written.
+                Poll::Ready(Ok(0)) if self.had_ended || !self.inbox.is_empty() => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => break,
+            }
+        }
+        let Some(deadline) = self.connection.deadline() else { return Poll::Pending };
+        ready!(self.read_alarm.poll(cx, deadline));
+        self.connection.fault(ClientFault::Deadline);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.inbox.is_empty() {
+            let window = self.inbox.len().min(buf.remaining());
+            let count = self.track(window, 0, buf)?;
+            buf.put_slice(&self.inbox[..count]);
+            self.inbox.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        let start = buf.filled().len();
+        match Pin::new(&mut self.transport).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return self.poll_body_patience(cx),
+        }
+        self.progress = Instant::now();
+        let read = buf.filled().len() - start;
+        if read == 0 {
+            self.at_end = true;
+            self.connection.fault(ClientFault::Gone);
+            return Poll::Ready(Ok(()));
+        }
+        let count = self.track(0, start, buf)?;
+        self.inbox.extend_from_slice(&buf.filled()[start + count..]);
+        buf.set_filled(start + count);
+        Poll::Ready(Ok(()))
+    }
+
+    /// How many of the next bytes belong to the body: of the inbox's first `window`, or, where
+    /// that is 0, of what `buf` holds from `start`.
+    fn track(&mut self, window: usize, start: usize, buf: &ReadBuf<'_>) -> io::Result<usize> {
+        let bytes = if window > 0 { &self.inbox[..window] } else { &buf.filled()[start..] };
+        self.body.advance(bytes).map_err(|error: FramingError| {
+            self.connection.fault(ClientFault::Framing(error.status(), error.reason()));
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })
+    }
+
+    fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.inbox.is_empty() {
+            let count = self.inbox.len().min(buf.remaining());
+            buf.put_slice(&self.inbox[..count]);
+            self.inbox.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        if self.at_end {
+            return Poll::Ready(Ok(()));
+        }
+        match Pin::new(&mut self.transport).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                self.progress = Instant::now();
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let deadline = self.progress + self.patience.upgrade;
+                ready!(self.read_alarm.poll(cx, deadline));
+                self.connection.fault(ClientFault::Idle);
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+
+    fn poll_body_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gap = self.progress + self.patience.body;
+        let (end, fault) = match self.connection.deadline() {
+            Some(deadline) if deadline < gap => (deadline, ClientFault::Deadline),
+            _ => (gap, ClientFault::SlowBody),
+        };
+        ready!(self.read_alarm.poll(cx, end));
+        self.connection.fault(fault);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_send_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_alarm.poll(cx, self.progress + self.patience.send));
+        self.connection.fault(ClientFault::SlowReader);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Takes bytes of the response from the engine.
+    pub fn poll_response(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.outbox.len() + bytes.len() > OUTBOX_BYTES {
+            ready!(self.poll_drain(cx))?;
+        }
+        let count = if bytes.len() < OUTBOX_BYTES {
+            self.outbox.extend_from_slice(bytes);
+            bytes.len()
+        } else {
+            match Pin::new(&mut self.transport).poll_write(cx, bytes) {
+                Poll::Ready(count) => count?,
+                Poll::Pending => {
+                    ready!(self.poll_send_patience(cx))?;
+                    0
+                }
+            }
+        };
+        self.progress = Instant::now();
+        self.taken += count as u64;
+        Poll::Ready(Ok(count))
+    }
+}

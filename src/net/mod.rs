@@ -1,0 +1,18 @@
+//! Hosts, addresses, paths and request heads: the vocabulary that every other module shares.
+//!
+//! Answers "is this a host name, does this pattern or block cover it, what is this path's one
+//! spelling?". Called by `config` while it reads and by everything that compares hosts, addresses
+//! or paths afterwards. Never does I/O.
+
+mod alarm;
+mod cidr;
+mod head;
+mod host;
+pub mod path;
+mod pattern;
+
+pub use alarm::Alarm;
+pub use cidr::{Cidr, CidrError, CidrSet};
+pub use head::{LONGEST_METHOD, RequestHead};
+pub use host::{Host, HostError, HostName, HostNameError, HostNameRef, HostRef};
+pub use pattern::{HostPattern, HostPatternError};

@@ -1,0 +1,274 @@
+//! From a request's head to what is to be done with it.
+//!
+//! Pins the generation, identifies the client, finds site and route, and decides: an answer of our
+//! own, or a way upstream. Reads plain `http` types; the engine's hook only calls [`admit`] and
+//! does what it says.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::uri::Scheme as UriScheme;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+
+use super::accept::Negotiated;
+use super::client::{Client, Scheme};
+use super::engine;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::forward;
+use super::generation::Generation;
+use super::reply::Reply;
+use super::trace::{RequestId, TraceContext};
+use crate::config::process::Limits;
+use crate::config::route::Action;
+use crate::config::site::{HttpsPolicy, Site};
+use crate::net::path::{self, Canonical};
+use crate::net::{HostRef, LONGEST_METHOD, RequestHead};
+use crate::route::redirect;
+use crate::welcome;
+
+/// What is to be done with a request.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Answer it with this.
+    Reply(Reply),
+    /// Send it to the pool at this index of the generation.
+    Upstream(usize),
+}
+
+/// Decides what is to be done with the request that `parts` is the head of.
+///
+/// # Errors
+/// [`Failure`] when nothing can be done but to say why.
+pub(super) fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Failure> {
+    let generation = exchange.shared.current.load_full();
+    exchange.generation = Some(Arc::clone(&generation));
+    identify(exchange, parts, &generation);
+    let limits = &generation.config.limits;
+    exchange.in_flight = Some(exchange.shared.enter(limits.requests).ok_or(Failure::Overloaded)?);
+    if exchange.is_h2() {
+        check_h2_head(exchange, parts, limits)?;
+    }
+    let authority = authority(exchange, parts)?;
+    exchange.head.host.clone_from(&authority);
+    let (host, _port) = HostRef::parse_authority(&authority)
+        .map_err(|_| Failure::BadRequest("the host is not valid"))?;
+    let site_index = find_site(exchange, &generation, &host)?;
+    let site = &generation.config.sites[site_index];
+    let path = canonical_path(exchange, parts, site)?;
+    let key = path.match_key();
+    let head = RequestHead {
+        method: &parts.method,
+        host,
+        path: path.as_str(),
+        match_key: key.as_str(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    };
+    if let Some(reply) = https_only(exchange, &generation, site_index, &head)? {
+        return Ok(Next::Reply(reply));
+    }
+    let route_index = generation.router.route(site_index, &head).ok_or(Failure::NotFound)?;
+    exchange.route = Some(route_index);
+    let route = &site.routes[route_index];
+    exchange.set_deadline(route.request_timeout);
+    match &route.action {
+        Action::Upstream(pool) => {
+            let target = generation.router.target(site_index, route_index, &head);
+            let target = target.map_err(|error| Failure::BadRequest(error.reason()))?;
+            if parts.uri.path_and_query().is_none_or(|it| !target.is(it.as_str())) {
+                exchange.target = Some(target.to_string());
+            }
+            exchange.upgrade =
+                forward::requested_upgrade(&parts.method, parts.version, &parts.headers).cloned();
+            Ok(Next::Upstream(*pool))
+        }
+        Action::Redirect(redirect) => {
+            let location = redirect.location(&head);
+            Ok(Next::Reply(redirect_to(redirect.status, &location)))
+        }
+        Action::Respond(_) => {
+            let reply = generation.reply(site_index, route_index).cloned();
+            Ok(Next::Reply(reply.ok_or(Failure::Internal)?))
+        }
+        Action::Welcome => Ok(Next::Reply(welcome(exchange, parts))),
+    }
+}
+
+/// Who asks, under which id and trace, and in which form answers of ours are wanted.
+fn identify(exchange: &mut Exchange, parts: &Parts, generation: &Generation) {
+    let Some(connection) = exchange.connection.clone() else { return };
+    let headers = &parts.headers;
+    let trusted = &generation.config.trusted_proxies;
+    let client = Client::identify(connection.peer.ip(), connection.tls.is_some(), headers, trusted);
+    if let Some(id) = RequestId::continued(&client, headers) {
+        exchange.id = id;
+    }
+    engine::note_request(&exchange.id);
+    exchange.trace = Some(TraceContext::of(&client, headers, &exchange.id));
+    exchange.client = Some(client);
+    exchange.negotiated = Negotiated::from_headers(headers);
+    exchange.head.method = parts.method.clone();
+    exchange.head.user_agent = headers.get(header::USER_AGENT).cloned();
+    exchange.head.protocol = match parts.version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    };
+    exchange.head.path = parts.uri.path().to_owned();
+}
+
+/// What the head gate checks on HTTP/1.1 and the h2 layer does not.
+fn check_h2_head(exchange: &Exchange, parts: &Parts, limits: &Limits) -> Result<(), Failure> {
+    check_method(parts.method.as_str())?;
+    check_scheme(exchange, parts.uri.scheme())?;
+    // The h2 layer answers 431 by itself, without a line of ours, at twice the size.
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let size: usize = parts.headers.iter().map(bytes).sum();
+    if parts.headers.len() > limits.request_headers || size > limits.request_header_bytes {
+        return Err(Failure::HeadersTooLarge);
+    }
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > limits.request_uri_bytes {
+        return Err(Failure::UriTooLong);
+    }
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+        return Err(Failure::BadRequest("the target * goes with OPTIONS only"));
+    }
+    match parts.headers.get(header::EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(Failure::ExpectationFailed)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Methods are case-sensitive (RFC 9110 §9.1), but backends know `post` for `POST`: no rule that
+/// names a method must be passed by in lower case.
+fn check_method(method: &str) -> Result<(), Failure> {
+    match method {
+        "CONNECT" => Err(Failure::refused(405, "")),
+        _ if method.len() > LONGEST_METHOD => Err(Failure::NotImplemented),
+        _ if method.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+            Err(Failure::BadRequest("the method is not valid"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `:scheme` must be what the connection speaks, as an absolute target's on HTTP/1.1. The h2 layer
+/// keeps it only beside an `:authority`; without one nobody sees it, the backend included.
+fn check_scheme(exchange: &Exchange, scheme: Option<&UriScheme>) -> Result<(), Failure> {
+    let Some(scheme) = scheme.map(UriScheme::as_str) else { return Ok(()) };
+    let connection = exchange.connection.as_deref().ok_or(Failure::Internal)?;
+    let (ours, other) = match connection.tls {
+        Some(_) => ("https", "http"),
+        None => ("http", "https"),
+    };
+    if scheme.eq_ignore_ascii_case(ours) {
+        Ok(())
+    } else if scheme.eq_ignore_ascii_case(other) {
+        Err(Failure::Misdirected)
+    } else {
+        Err(Failure::BadRequest("the scheme is not valid"))
+    }
+}
+
+/// The host asked for: `:authority` or the absolute form's (RFC 9112 §3.2.2), else `Host`. For
+/// HTTP/1.0 without one, or with an empty one, the address that the client connected to (RFC 9112
+/// §3.3).
+fn authority(exchange: &Exchange, parts: &Parts) -> Result<String, Failure> {
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(authority.as_str().to_owned());
+    }
+    let is_old = parts.version == Version::HTTP_10;
+    match parts.headers.get(header::HOST).map(HeaderValue::to_str) {
+        Some(Ok(host)) if !(host.is_empty() && is_old) => Ok(host.to_owned()),
+        Some(Ok(_)) | None if is_old => {
+            let connection = exchange.connection.as_deref().ok_or(Failure::Internal)?;
+            Ok(connection.local.to_string())
+        }
+        Some(_) | None => Err(Failure::BadRequest("the host is not valid")),
+    }
+}
+
+/// The site for `host` on the request's listener. On a connection with TLS it must be one that
+/// the served certificate stands for: with another one, other rules would have been negotiated.
+fn find_site(
+    exchange: &mut Exchange,
+    generation: &Generation,
+    host: &HostRef<'_>,
+) -> Result<usize, Failure> {
+    let connection = exchange.connection.as_deref().ok_or(Failure::Internal)?;
+    let nowhere = if connection.tls.is_some() { Failure::Misdirected } else { Failure::NotFound };
+    let site = generation.router.site(connection.listener.index, host).ok_or(nowhere)?;
+    if let Some(tls) = &connection.tls
+        && !exchange.shared.certificates.serves(&tls.entry, host)
+    {
+        return Err(Failure::Misdirected);
+    }
+    exchange.site = Some(site);
+    Ok(site)
+}
+
+/// The one spelling of the path, which decides and is what the backend gets.
+fn canonical_path<'p>(
+    exchange: &mut Exchange,
+    parts: &'p Parts,
+    site: &Site,
+) -> Result<Canonical<'p>, Failure> {
+    let raw = match parts.uri.path() {
+        "" => "/",
+        path => path,
+    };
+    let canonical = path::canonical(raw, site.encoded_slashes)
+        .map_err(|error| Failure::BadRequest(error.reason()))?;
+    if canonical.as_str() != exchange.head.path {
+        canonical.as_str().clone_into(&mut exchange.head.path);
+    }
+    Ok(canonical)
+}
+
+/// The answer of a site that does not serve plain HTTP to a request over plain HTTP.
+fn https_only(
+    exchange: &Exchange,
+    generation: &Generation,
+    site_index: usize,
+    head: &RequestHead<'_>,
+) -> Result<Option<Reply>, Failure> {
+    let is_plain = exchange.client.as_ref().is_some_and(|client| client.scheme == Scheme::Http);
+    let port = generation.https_port(site_index);
+    match (generation.config.sites[site_index].https, port) {
+        (HttpsPolicy::Redirect, Some(port)) if is_plain => {
+            let location = redirect::https_location(head.host.clone(), port, head.path, head.query);
+            Ok(Some(redirect_to(StatusCode::PERMANENT_REDIRECT, &location)))
+        }
+        (HttpsPolicy::Only, _) if is_plain => Err(Failure::NotFound),
+        _ => Ok(None),
+    }
+}
+
+fn redirect_to(status: StatusCode, location: &HeaderValue) -> Reply {
+    Reply::redirect(status, location.to_str().unwrap_or("/"))
+}
+
+/// The built-in page.
+fn welcome(exchange: &Exchange, parts: &Parts) -> Reply {
+    let connection = exchange.connection.as_deref();
+    let tls = connection.and_then(|connection| connection.tls.as_ref());
+    let version = tls.map(|tls| format!("TLS {}", tls.session.version));
+    let page = welcome::page(&welcome::Facts {
+        host: &exchange.head.host,
+        scheme: exchange.client.as_ref().map_or("http", |client| client.scheme.as_str()),
+        protocol: &format!("HTTP/{}", exchange.head.protocol),
+        tls: version.as_deref(),
+        listener: connection.map_or("", |connection| connection.listener.name.as_str()),
+        client: exchange
+            .client
+            .as_ref()
+            .map_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into(), |client| client.address),
+        demo: None,
+    });
+    let reply = Reply::page(page);
+    if parts.method == Method::HEAD { reply.without_body() } else { reply }
+}

@@ -1,0 +1,109 @@
+//! Sending an answer of our own through the engine.
+
+use http::{Version, header};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v1::server::HttpSession;
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::reply::Reply;
+
+/// Sends `reply` as the whole answer.
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn send(session: &mut Session, exchange: &Exchange, reply: Reply) -> Result<()> {
+    if reply.close || !session.is_body_done() || exchange.shared.is_stopping() {
+        session.set_keepalive(None);
+    }
+    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;
+    for (name, value) in reply.headers {
+        head.append_header(name, value)?;
+    }
+    let is_head = exchange.head.method == http::Method::HEAD;
+    let ends_at_once = is_head || reply.body.is_empty();
+    match session.as_downstream_mut() {
+        // The engine's own way leaves the stream open, which then ends in a reset.
+        ServerSession::H2(stream) if ends_at_once => {
+            stream.write_response_header(Box::new(head), true)?;
+        }
+        _ => session.write_response_header(Box::new(head), ends_at_once).await?,
+    }
+    if !ends_at_once {
+        session.write_response_body(Some(reply.body), true).await?;
+    }
+    if let Some(connection) = &exchange.connection {
+        connection.note_answered(keeps(session));
+    }
+    Ok(())
+}
+
+/// Whether the HTTP/1.1 connection is to be kept after this answer.
+fn keeps(session: &Session) -> bool {
+    session.as_downstream().as_http1().is_some_and(HttpSession::will_keepalive)
+}
+
+/// Makes a backend's response one that the client can read: HTTP/1.0 knows no chunks (RFC 9112
+/// §6.1), so the body ends with the connection.
+pub(super) fn fit(session: &mut Session, response: &mut ResponseHeader) {
+    let is_old = session.req_header().version == Version::HTTP_10;
+    if is_old && response.headers.contains_key(header::TRANSFER_ENCODING) {
+        response.remove_header(&header::TRANSFER_ENCODING);
+        session.set_keepalive(None);
+    }
+}
+
+/// From here on the gaps in the request's body are timed, on h2. Before there is a connection to the
+/// server nobody takes the body, and the client cannot help that.
+pub(super) fn await_body(session: &mut Session, exchange: &Exchange) {
+    if let (Some(watch), Some(generation), false) =
+        (&exchange.watch, &exchange.generation, session.is_body_done())
+    {
+        let gap = generation.config.limits.request_body_timeout;
+        watch.await_body(gap, exchange.attempt.clone());
+    }
+}
+
+/// Tells a client that waits to be told so to go on with its body (RFC 9110 §10.1.1).
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn expectation(session: &mut Session) -> Result<()> {
+    // The engine cannot send 100 on h2; clients there go on by themselves after a moment. HTTP/1.0
+    // knows no 1xx, and nobody waits for leave to send nothing.
+    let head = session.req_header();
+    let is_asked = head.version == Version::HTTP_11 && head.headers.contains_key(header::EXPECT);
+    if !is_asked || session.is_body_empty() {
+        return Ok(());
+    }
+    let keeps = keeps(session);
+    session.as_downstream_mut().write_continue_response().await?;
+    if keeps {
+        // The engine takes any head that leaves before the body is there for an early answer, after
+        // which it would close.
+        session.set_keepalive(Some(0));
+    }
+    Ok(())
+}
+
+/// Answers with `failure`, unless an answer has begun or the client is gone; then nothing can be
+/// said. Returns the status sent, 0 if none.
+pub(super) async fn fail(session: &mut Session, exchange: &mut Exchange, failure: Failure) -> u16 {
+    exchange.failure.get_or_insert(failure);
+    let failure = exchange.failure.unwrap_or(failure);
+    let has_begun =
+        session.response_written().is_some_and(|response| !response.status.is_informational());
+    if has_begun || failure == Failure::ClientGone {
+        return 0;
+    }
+    let method = &exchange.head.method;
+    let reply = Reply::failure(&failure, exchange.negotiated, &exchange.id, method);
+    let status = reply.status.as_u16();
+    match send(session, exchange, reply).await {
+        Ok(()) => status,
+        Err(_) => 0,
+    }
+}

@@ -1,0 +1,158 @@
+//! What is known of a client connection, and what its requests tell it.
+//!
+//! Made by `listen` when a connection is ready for HTTP; every request on it holds it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::forwarded_values::ConnectionValues;
+use crate::tls::{Entry, Session};
+
+/// A client connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The listener that accepted it.
+    pub listener: Arc<ListenerFacts>,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// What the handshake agreed on; `None` on plain HTTP.
+    pub tls: Option<TlsFacts>,
+    /// How this client is spelt in forwarding fields.
+    pub forwarded: ConnectionValues,
+    opened: Instant,
+    tunnel: AtomicBool,
+    /// Whether an answer of our own went out whole and promised to keep the connection.
+    answered: AtomicBool,
+    /// End of the present exchange in microseconds after `opened`; 0 is no end. HTTP/1.1 only.
+    deadline: AtomicU64,
+    fault: Mutex<Option<ClientFault>>,
+    last_words: Mutex<Option<Vec<u8>>>,
+}
+
+/// What requests need to know of their listener.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ListenerFacts {
+    /// Its index in the configuration.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+}
+
+/// A finished handshake.
+#[derive(Debug)]
+pub struct TlsFacts {
+    /// Name, version, suite, ALPN.
+    pub session: Session,
+    /// The certificate that was served.
+    pub entry: Arc<Entry>,
+}
+
+/// What a client did that ends its exchange.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientFault {
+    /// Closed the connection in the middle of a body.
+    Gone,
+    /// Sent a body whose framing is broken: status and reason.
+    Framing(u16, &'static str),
+    /// Let `limits.request_body_timeout` pass.
+    SlowBody,
+    /// Took nothing of the response for too long.
+    SlowReader,
+    /// Let `limits.upgrade_idle_timeout` pass.
+    Idle,
+    /// None of the client's: the route's `timeouts.request` passed, which is noticed where the
+    /// client is listened to.
+    Deadline,
+}
+
+impl Connection {
+    /// A connection that is ready for its first request.
+    #[must_use]
+    pub fn new(
+        listener: Arc<ListenerFacts>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: Option<TlsFacts>,
+    ) -> Self {
+        Self {
+            listener,
+            peer,
+            local,
+            tls,
+            forwarded: ConnectionValues::new(peer.ip()),
+            opened: Instant::now(),
+            tunnel: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            deadline: AtomicU64::new(0),
+            fault: Mutex::new(None),
+            last_words: Mutex::new(None),
+        }
+    }
+
+    /// Turns the connection into an upgraded one: from here on its bytes are no HTTP.
+    pub fn become_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has been upgraded.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Notes that an answer of our own went out whole, and whether it promised to keep the
+    /// connection.
+    pub fn note_answered(&self, keeps: bool) {
+        self.answered.store(keeps, Ordering::Relaxed);
+    }
+
+    /// Whether an answer of our own promised to keep the connection; forgets it.
+    #[must_use]
+    pub fn take_answered(&self) -> bool {
+        self.answered.swap(false, Ordering::Relaxed)
+    }
+
+    /// Sets or clears the end of the present exchange. HTTP/1.1 only.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        let micros = deadline.map_or(0, |end| {
+            let after = end.saturating_duration_since(self.opened).as_micros();
+            u64::try_from(after).unwrap_or(u64::MAX).max(1)
+        });
+        self.deadline.store(micros, Ordering::Relaxed);
+    }
+
+    /// The end of the present exchange.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let micros = self.deadline.load(Ordering::Relaxed);
+        (micros != 0).then(|| self.opened + Duration::from_micros(micros))
+    }
+
+    /// Leaves the answer of an exchange that is ending without the means to send it. HTTP/1.1 only.
+    pub fn leave_last_words(&self, answer: Vec<u8>) {
+        *self.last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    }
+
+    /// What an exchange left to be said, if one did.
+    #[must_use]
+    pub fn take_last_words(&self) -> Option<Vec<u8>> {
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Records what the client did; the first fault counts.
+    pub fn fault(&self, fault: ClientFault) {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    }
+
+    /// What the client did, if it did anything. Only HTTP/1.1 records faults here: an HTTP/2
+    /// connection carries other clients' streams as well.
+    #[must_use]
+    pub fn client_fault(&self) -> Option<ClientFault> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

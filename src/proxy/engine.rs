@@ -1,0 +1,120 @@
+//! The proxy engine in its casing: started once, fed one session at a time, its panics contained.
+
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::sync::watch;
+
+use super::gateway::Shared;
+use super::hooks::Hooks;
+use super::trace::RequestId;
+
+/// Most attempts at one request that the engine allows; how many there are is decided per pool.
+const MAX_ATTEMPTS: usize = 64;
+
+tokio::task_local! {
+    /// The id of the request that the present task is at.
+    static REQUEST: RefCell<Option<RequestId>>;
+}
+
+/// The id of the request that the present task is at, if it is at one: for the report of a panic.
+#[must_use]
+pub fn present_request() -> Option<RequestId> {
+    REQUEST.try_with(|request| request.try_borrow().ok()?.clone()).ok()?
+}
+
+/// Notes which request the present task is at.
+pub(super) fn note_request(id: &RequestId) {
+    // Outside the engine, as in tests, there is nobody to ask for it.
+    let _ = REQUEST.try_with(|request| request.replace(Some(id.clone())));
+}
+
+/// The proxy engine. One for the process: it owns the HTTP/2 connections to servers.
+pub struct Engine {
+    proxy: Arc<HttpProxy<Hooks>>,
+    shared: Arc<Shared>,
+    stopping: watch::Sender<bool>,
+}
+
+/// How the engine's work on one session ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Served {
+    /// Properly, and the connection may be used again.
+    Kept,
+    /// Properly or not; the engine would close the connection.
+    Done,
+    /// By a panic, which is counted.
+    Panicked,
+}
+
+impl Engine {
+    /// An engine without connections.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let conf = ServerConf {
+            max_retries: MAX_ATTEMPTS,
+            // Pools bring their own CAs. An empty file keeps the engine from reading the system's
+            // store, where one CA that it cannot parse would be a panic.
+            ca_file: Some(if cfg!(windows) { "NUL" } else { "/dev/null" }.to_owned()),
+            ..ServerConf::default()
+        };
+        let hooks = Hooks { shared: Arc::clone(&shared) };
+        let proxy = Arc::new(http_proxy(&Arc::new(conf), hooks));
+        Self { proxy, shared, stopping: watch::Sender::new(false) }
+    }
+
+    /// What all requests share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// From here on responses announce that their connection closes.
+    pub fn stop(&self) {
+        self.shared.stop();
+        self.stopping.send_replace(true);
+    }
+
+    /// Serves the request of `session` to its end.
+    pub async fn serve(&self, session: ServerSession) -> Served {
+        let stopping = self.stopping.subscribe();
+        let work = self.proxy.process_new_http(session, &stopping);
+        match REQUEST.scope(RefCell::default(), Contained(work)).await {
+            Ok(Some(_)) => Served::Kept,
+            Ok(None) => Served::Done,
+            Err(()) => {
+                self.shared.count_panic();
+                Served::Panicked
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// A future whose panic is its result.
+struct Contained<F>(F);
+
+impl<F: Future + Unpin> Future for Contained<F> {
+    type Output = Result<F::Output, ()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let work = &mut self.get_mut().0;
+        // Nothing that the future touched is used after a panic but by the drop of its parts.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(())),
+        }
+    }
+}

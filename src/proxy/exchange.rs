@@ -1,0 +1,189 @@
+//! One request and its answer: what each phase found out, once.
+//!
+//! Each phase fills its fields and later phases only read them. When an exchange is dropped its
+//! access line is written, whatever became of it: answered, failed, cancelled or unwound.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, Method, StatusCode};
+use pingora_proxy::Session;
+
+use super::accept::Negotiated;
+use super::client::Client;
+use super::connection::Connection;
+use super::failure::Failure;
+use super::gateway::{InFlight, Shared};
+use super::generation::Generation;
+use super::trace::{RequestId, TraceContext};
+use super::watch::StreamWatch;
+use crate::upstream::{Attempt, Endpoint, Place};
+
+/// One request and its answer.
+pub struct Exchange {
+    /// The process around it.
+    pub(super) shared: Arc<Shared>,
+    /// When its first byte arrived.
+    pub started: Instant,
+    /// Known from the first hook on.
+    pub connection: Option<Arc<Connection>>,
+    /// The configuration it is served by.
+    pub generation: Option<Arc<Generation>>,
+    pub(super) in_flight: Option<InFlight>,
+    /// Its deadlines, on h2.
+    pub(super) watch: Option<Arc<StreamWatch>>,
+    /// Who asks.
+    pub client: Option<Client>,
+    /// Its id.
+    pub id: RequestId,
+    /// Its place in a trace.
+    pub trace: Option<TraceContext>,
+    /// What an error page may look like.
+    pub negotiated: Negotiated,
+    /// The head, as far as it is needed after the engine has let go of it.
+    pub head: HeadFacts,
+    /// Index of its site.
+    pub site: Option<usize>,
+    /// Index of its route in the site.
+    pub route: Option<usize>,
+    /// Index of its pool, when it goes upstream.
+    pub pool: Option<usize>,
+    /// The path and query sent upstream, where they are not the client's.
+    pub target: Option<String>,
+    /// The protocols it asks to switch to.
+    pub upgrade: Option<HeaderValue>,
+    /// End of the whole exchange.
+    pub deadline: Option<Instant>,
+    pub(super) place: Option<Place>,
+    /// Endpoints that could not be connected to before the present attempt.
+    pub tried: Vec<Arc<Endpoint>>,
+    /// Whether it was sent again because the kept connection it went out on was closed.
+    pub is_resent: bool,
+    /// The present or last attempt.
+    pub attempt: Option<Arc<Attempt>>,
+    /// Why it is not answered as meant.
+    pub failure: Option<Failure>,
+    /// The answer, as far as it has come.
+    pub answer: Answer,
+}
+
+/// What is kept of a request's head.
+#[derive(Debug, Default)]
+pub struct HeadFacts {
+    /// The method.
+    pub method: Method,
+    /// The host as the client wrote it, with its port.
+    pub host: String,
+    /// The canonical path; before it is known, the client's.
+    pub path: String,
+    /// `1.0`, `1.1` or `2`.
+    pub protocol: &'static str,
+    /// The user agent, for the access line.
+    pub user_agent: Option<HeaderValue>,
+}
+
+/// What is known of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answer {
+    /// 0 before there is one.
+    pub status: u16,
+    /// Whether the exchange came to its end; else it was cut off.
+    pub is_concluded: bool,
+    /// From the start to the backend's response head.
+    pub first_byte: Option<Duration>,
+    /// Bytes of the request's body received.
+    pub request_bytes: u64,
+    /// Bytes of the response's body sent.
+    pub response_bytes: u64,
+}
+
+impl Exchange {
+    /// An exchange of which nothing is known yet.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            started: Instant::now(),
+            connection: None,
+            generation: None,
+            in_flight: None,
+            watch: StreamWatch::current(),
+            client: None,
+            id: RequestId::random(),
+            trace: None,
+            negotiated: Negotiated::default(),
+            head: HeadFacts::default(),
+            site: None,
+            route: None,
+            pool: None,
+            target: None,
+            upgrade: None,
+            deadline: None,
+            place: None,
+            tried: Vec::new(),
+            is_resent: false,
+            attempt: None,
+            failure: None,
+            answer: Answer::default(),
+        }
+    }
+
+    /// Notes what the engine knows at the end of an exchange.
+    pub fn conclude(&mut self, session: &Session) {
+        self.answer.request_bytes = session.body_bytes_read() as u64;
+        self.answer.response_bytes = session.body_bytes_sent() as u64;
+        // A 100 is no answer, however long the client waited after it.
+        let is_final = |status: &StatusCode| {
+            *status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
+        };
+        let written = session.response_written().map(|response| response.status);
+        self.answer.status = written.filter(is_final).map_or(0, |status| status.as_u16());
+        self.answer.is_concluded = true;
+    }
+
+    /// Bounds the whole exchange.
+    pub fn set_deadline(&mut self, limit: Option<Duration>) {
+        self.deadline = limit.map(|limit| self.started + limit);
+        match (&self.watch, &self.connection) {
+            (Some(watch), _) => watch.set_end(self.deadline),
+            (None, Some(connection)) => connection.set_deadline(self.deadline),
+            (None, None) => {}
+        }
+    }
+
+    /// Notes bytes of the request's body.
+    pub fn received(&mut self, bytes: usize, is_end: bool) {
+        self.answer.request_bytes += bytes as u64;
+        if let (true, Some(attempt)) = (is_end, &self.attempt) {
+            attempt.note_uploaded();
+        }
+        if let Some(watch) = &self.watch {
+            watch.progress(is_end);
+        }
+    }
+
+    /// Attempts after the first.
+    #[must_use]
+    pub fn retries(&self) -> usize {
+        self.tried.len() + usize::from(self.is_resent)
+    }
+
+    /// Whether the client speaks h2.
+    #[must_use]
+    pub fn is_h2(&self) -> bool {
+        self.head.protocol == "2"
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(failure) = self.watch.as_ref().and_then(|watch| watch.expired()) {
+            self.failure.get_or_insert(failure);
+        }
+        // An engine's context that never saw a request is no exchange.
+        if self.connection.is_some() {
+            super::refuse::last_words(self);
+            super::record::write(self);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The rows: one per failure, as `docs/errors.md` explains them.
+//!
+//! Answers what [`Failure`]'s methods ask, and is read by nothing else.
+
+use super::{Failure, GrpcStatus};
+
+/// One row of the table.
+pub(super) struct Row {
+    pub(super) status: u16,
+    pub(super) token: &'static str,
+    /// For people; ASCII, and nothing of the inside.
+    pub(super) text: &'static str,
+    pub(super) grpc: GrpcStatus,
+    pub(super) closes: bool,
+}
+
+/// In the order of [`Failure::ALL`].
+pub(super) static TABLE: [Row; Failure::ALL.len()] = [
+    Row {
+        status: 400,
+        token: "bad_request",
+        text: "The request is malformed and was not passed on.",
+        grpc: GrpcStatus::Internal,
+        closes: true,
+    },
+    Row {
+        status: 404,
+        token: "no_route",
+        text: "There is nothing at this address.",
+        grpc: GrpcStatus::Unimplemented,
+        closes: false,
+    },
+    Row {
+        status: 405,
+        token: "method_not_allowed",
+        text: "This method is not served here.",
+        grpc: GrpcStatus::Unimplemented,
+        closes: true,
+    },
+    Row {
+        status: 408,
+        token: "request_timeout",
+        text: "The request did not arrive completely in the time allowed for it.",
+        grpc: GrpcStatus::DeadlineExceeded,
+        closes: true,
+    },
+    Row {
+        status: 413,
+        token: "body_too_large",
+        text: "The request's body is larger than allowed.",
+        grpc: GrpcStatus::ResourceExhausted,
+        closes: true,
+    },
+    Row {
+        status: 414,
+        token: "uri_too_long",
+        text: "The request's address is longer than allowed.",
+        grpc: GrpcStatus::InvalidArgument,
+        closes: true,
+    },
+    Row {
+        status: 417,
+        token: "expectation_failed",
+        text: "The request expects something that is not supported here.",
+        grpc: GrpcStatus::InvalidArgument,
+        closes: true,
+    },
+    Row {
+        status: 421,
+        token: "misdirected",
+        text: "This connection does not serve the host that was asked for.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 429,
+        token: "rate_limited",
+        text: "There were too many requests. Please wait a moment before the next.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 431,
+        token: "headers_too_large",
+        text: "The request's header fields are longer or more numerous than allowed.",
+        grpc: GrpcStatus::ResourceExhausted,
+        closes: true,
+    },
+    Row {
+        status: 499,
+        token: "client_gone",
+        text: "The client closed the connection before it had its answer.",
+        grpc: GrpcStatus::Cancelled,
+        closes: true,
+    },
+    Row {
+        status: 500,
+        token: "internal",
+        text: "Something went wrong in the gateway.",
+        grpc: GrpcStatus::Internal,
+        closes: false,
+    },
+    Row {
+        status: 500,
+        token: "panic",
+        text: "Something went wrong in the gateway.",
+        grpc: GrpcStatus::Internal,
+        closes: true,
+    },
+    Row {
+        status: 501,
+        token: "not_implemented",
+        text: "The request uses a feature of HTTP that is not supported here.",
+        grpc: GrpcStatus::Unimplemented,
+        closes: true,
+    },
+    Row {
+        status: 505,
+        token: "version_not_supported",
+        text: "The request uses a version of HTTP that is not supported here.",
+        grpc: GrpcStatus::Unimplemented,
+        closes: true,
+    },
+    Row {
+        status: 502,
+        token: "upstream_refused",
+        text: "The service behind this address cannot be reached. Please try again later.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 502,
+        token: "upstream_reset",
+        text: "The service behind this address ended the connection before it had answered.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 502,
+        token: "upstream_tls",
+        text: "No secure connection to the service behind this address could be made.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 502,
+        token: "upstream_bad_response",
+        text: "The service behind this address gave an answer that cannot be passed on.",
+        grpc: GrpcStatus::Internal,
+        closes: false,
+    },
+    Row {
+        status: 503,
+        token: "upstream_unresolved",
+        text: "The service behind this address cannot be found at the moment. Please try again later.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 503,
+        token: "no_upstream",
+        text: "The service behind this address is not available at the moment. Please try again later.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 503,
+        token: "overloaded",
+        text: "There are too many requests at the moment. Please try again shortly.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 503,
+        token: "pool_full",
+        text: "The service behind this address is busy at the moment. Please try again shortly.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 503,
+        token: "stopping",
+        text: "The gateway is about to restart. Please try again shortly.",
+        grpc: GrpcStatus::Unavailable,
+        closes: true,
+    },
+    Row {
+        status: 504,
+        token: "connect_timeout",
+        text: "The service behind this address did not accept the connection in time.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
+    Row {
+        status: 504,
+        token: "response_timeout",
+        text: "The service behind this address did not answer in time.",
+        grpc: GrpcStatus::DeadlineExceeded,
+        closes: false,
+    },
+    Row {
+        status: 504,
+        token: "read_timeout",
+        text: "The service behind this address stopped in the middle of its answer.",
+        grpc: GrpcStatus::DeadlineExceeded,
+        closes: false,
+    },
+    Row {
+        status: 504,
+        token: "exchange_timeout",
+        text: "The request took longer than it is allowed to.",
+        grpc: GrpcStatus::DeadlineExceeded,
+        closes: false,
+    },
+];

@@ -1,0 +1,34 @@
+//! One request from its head to its access line, in terms of plain `http` types and our own.
+//!
+//! Answers "who is the client, what does the backend get to see, what does the client get back?".
+//! Called by `listen`, which owns the connection, and by the engine's hooks. Never accepts a
+//! connection, never picks a server, never decides a route: those are `listen`, `upstream` and
+//! `route`.
+//!
+//! # Why
+//! The rules stand apart from the engine that relays the bytes, so that a second engine for plain
+//! HTTP/1.1 exchanges can obey the same ones.
+
+pub mod accept;
+mod admit;
+mod answer;
+pub mod client;
+pub mod connection;
+pub mod engine;
+pub mod exchange;
+pub mod failure;
+mod field_class;
+pub mod forward;
+pub mod forwarded_values;
+pub mod gateway;
+pub mod generation;
+pub mod hooks;
+mod identity;
+mod onward;
+mod outcome;
+mod record;
+pub mod refuse;
+pub mod reply;
+pub mod response_check;
+pub mod trace;
+pub mod watch;

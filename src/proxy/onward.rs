@@ -1,0 +1,202 @@
+//! From an admitted request to a server of its pool, and what is sent there.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::forward::{self, Fields, Onward};
+use super::identity;
+use super::response_check::check_response;
+use crate::config::upstream::{HostHeader, UpstreamProtocol};
+use crate::upstream::endpoint::Occupied;
+use crate::upstream::{Attempt, Phase, Pool, peer};
+
+/// The server for the next attempt at the request with these `fields`, as the engine sees it.
+///
+/// # Errors
+/// [`Failure`] when the pool is full or has no server left.
+pub(super) async fn next_peer(
+    exchange: &mut Exchange,
+    fields: &HeaderMap,
+) -> Result<Box<HttpPeer>, Failure> {
+    let pool = pool(exchange).ok_or(Failure::Internal)?;
+    let deadline = exchange.deadline;
+    let choice = choose(exchange, &pool);
+    let occupied = match deadline {
+        Some(end) => tokio::time::timeout_at(end.into(), choice)
+            .await
+            .map_err(|_| Failure::ExchangeTimeout)
+            .flatten()?,
+        None => choice.await?,
+    };
+    let attempt = Arc::new(Attempt::new(pool, occupied, exchange.deadline));
+    if exchange.upgrade.is_some() {
+        attempt.note_upgrade();
+    }
+    if identity::is_in_request(fields) {
+        attempt.note_personal();
+    }
+    exchange.attempt = Some(Arc::clone(&attempt));
+    Ok(peer::peer(attempt))
+}
+
+/// A place in the pool, once per exchange, and an endpoint.
+async fn choose(exchange: &mut Exchange, pool: &Pool) -> Result<Occupied, Failure> {
+    if exchange.place.is_none() {
+        exchange.place = Some(pool.place().await.map_err(|_| Failure::PoolFull)?);
+    }
+    pool.pick(&exchange.tried).await.ok_or_else(|| match pool.endpoints().is_empty() {
+        true => Failure::UpstreamUnresolved,
+        false => Failure::NoUpstream,
+    })
+}
+
+/// Notes that the engine has a connection. Ours have told the attempt themselves.
+pub(super) fn connected(exchange: &Exchange, reused: bool, digest: Option<&Digest>) {
+    let Some(attempt) = &exchange.attempt else { return };
+    let is_ours = match attempt.pool.spec().protocol {
+        UpstreamProtocol::Http1 => true,
+        UpstreamProtocol::Auto => !attempt.endpoint().server.https,
+        UpstreamProtocol::H2 | UpstreamProtocol::H2c => false,
+    };
+    if is_ours {
+        return;
+    }
+    let timing = digest.and_then(|digest| digest.timing_digest.first()?.as_ref());
+    let took = timing.and_then(|timing| timing.establishment_duration).unwrap_or_default();
+    attempt.connected(reused, took);
+}
+
+/// The pool of the request's route.
+#[must_use]
+pub(super) fn pool(exchange: &Exchange) -> Option<Arc<Pool>> {
+    let generation = exchange.generation.as_ref()?;
+    let index = exchange.pool?;
+    generation.pools.get(index).cloned()
+}
+
+/// Makes the client's head the one that the server gets.
+///
+/// # Errors
+/// [`Failure`] when the result would not be a request.
+pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Result<(), Failure> {
+    let (Some(attempt), Some(client), Some(connection), Some(trace)) =
+        (&exchange.attempt, &exchange.client, &exchange.connection, &exchange.trace)
+    else {
+        return Err(Failure::Internal);
+    };
+    let spec = attempt.pool.spec();
+    let server = &attempt.endpoint().server;
+    let asked = HeaderValue::from_str(&exchange.head.host).map_err(|_| Failure::Internal)?;
+    let is_h2 = match spec.protocol {
+        UpstreamProtocol::Http1 => false,
+        UpstreamProtocol::H2 | UpstreamProtocol::H2c => true,
+        UpstreamProtocol::Auto => request.version == http::Version::HTTP_2,
+    };
+    let onward = Onward {
+        client,
+        connection: &connection.forwarded,
+        host: &asked,
+        id: &exchange.id,
+        trace,
+        upgrade: exchange.upgrade.as_ref(),
+        is_h2,
+    };
+    forward::request(request, &onward);
+    let host = match &spec.host {
+        HostHeader::Preserve => asked,
+        HostHeader::Upstream => server_authority(server)?,
+        HostHeader::Name(name) => HeaderValue::from_str(name).map_err(|_| Failure::Internal)?,
+    };
+    set_target(exchange, request)?;
+    request.insert_header(header::HOST, host).map_err(|_| Failure::Internal)
+}
+
+/// Puts the target in origin form: the rewritten one, or the client's. The engine keeps the
+/// client's spelling beside the URI and would send that one, an absolute target as it came.
+fn set_target(exchange: &Exchange, request: &mut RequestHeader) -> Result<(), Failure> {
+    let of_client = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = exchange.target.as_deref().unwrap_or(of_client);
+    if request.uri.authority().is_none() && request.raw_path() == target.as_bytes() {
+        return Ok(());
+    }
+    let uri = Uri::try_from(target).map_err(|_| Failure::Internal)?;
+    request.set_uri(uri);
+    Ok(())
+}
+
+/// `host` or `host:port` as a client of that server would ask for it.
+fn server_authority(server: &crate::config::upstream::Server) -> Result<HeaderValue, Failure> {
+    let default_port = if server.https { 443 } else { 80 };
+    let text = if server.port == default_port {
+        server.host.to_string()
+    } else {
+        format!("{}:{}", server.host, server.port)
+    };
+    HeaderValue::from_str(&text).map_err(|_| Failure::Internal)
+}
+
+/// Looks at the server's response head, and makes its fields those that the client gets.
+///
+/// # Errors
+/// [`Failure::UpstreamBadResponse`] when it cannot be believed.
+pub(super) fn receive(
+    exchange: &mut Exchange,
+    response: &mut ResponseHeader,
+) -> Result<(), Failure> {
+    if let Some(attempt) = &exchange.attempt {
+        // The engine's own connections do not tell.
+        attempt.note_heard();
+        if identity::is_in_response(&response.headers) {
+            attempt.note_personal();
+        }
+    }
+    let upgrade = exchange.upgrade.as_ref();
+    if let Err(bad) = check_response(response.status, response.version, &response.headers, upgrade)
+    {
+        let pool = exchange.attempt.as_ref().map_or("", |attempt| attempt.pool.name());
+        tracing::warn!(pool, request_id = %exchange.id, error = %bad, "refused a response");
+        return Err(Failure::UpstreamBadResponse);
+    }
+    let has_upgraded = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    if has_upgraded || !response.status.is_informational() {
+        exchange.answer.first_byte = Some(exchange.started.elapsed());
+        exchange.answer.status = response.status.as_u16();
+        if let Some(attempt) = &exchange.attempt {
+            attempt.enter(if has_upgraded { Phase::Tunnel } else { Phase::Body });
+        }
+    }
+    forward::response(response, has_upgraded, exchange.is_h2());
+    if let (true, Some(connection)) = (has_upgraded, &exchange.connection) {
+        connection.become_tunnel();
+    }
+    Ok(())
+}
+
+/// The engine's heads keep the spelling of names beside the map, so every change goes through them.
+macro_rules! fields_of {
+    ($head:ty) => {
+        impl Fields for $head {
+            fn map(&self) -> &HeaderMap {
+                &self.headers
+            }
+
+            fn remove(&mut self, name: &HeaderName) {
+                self.remove_header(name);
+            }
+
+            fn insert(&mut self, name: HeaderName, value: HeaderValue) {
+                // Valid by their types; the engine has no other reason to refuse.
+                let _ = self.insert_header(name, value);
+            }
+        }
+    };
+}
+
+fields_of!(RequestHeader);
+fields_of!(ResponseHeader);

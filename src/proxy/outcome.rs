@@ -1,0 +1,190 @@
+//! What an engine's error means, and whether the request may be tried again.
+
+use std::{fmt, io};
+
+use pingora_error::{Error, ErrorSource, ErrorType};
+
+use super::connection::ClientFault;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use crate::upstream::{DialFailure, Expired};
+
+/// Attempts after the first, when a connection was refused before anything was sent.
+const MORE_ATTEMPTS: usize = 1;
+
+/// What went wrong, for the client and the access line.
+#[must_use]
+pub(super) fn failure(exchange: &Exchange, error: &Error) -> Failure {
+    if let Some(known) = exchange.failure {
+        return known;
+    }
+    if let Some(fault) = exchange.connection.as_ref().and_then(|it| it.client_fault()) {
+        return match fault {
+            ClientFault::Framing(413, _) => Failure::BodyTooLarge,
+            ClientFault::Framing(_, reason) => Failure::BadRequest(reason),
+            ClientFault::SlowBody => Failure::RequestTimeout,
+            ClientFault::Deadline => Failure::ExchangeTimeout,
+            ClientFault::Gone | ClientFault::SlowReader | ClientFault::Idle => Failure::ClientGone,
+        };
+    }
+    if *error.esource() == ErrorSource::Downstream {
+        return match error.etype() {
+            ErrorType::InvalidHTTPHeader => Failure::BadRequest("the request is not valid"),
+            _ => Failure::ClientGone,
+        };
+    }
+    match exchange.attempt.as_ref() {
+        Some(attempt) => match (attempt.dial_failure(), attempt.expired()) {
+            (_, Some(Expired::Exchange)) => Failure::ExchangeTimeout,
+            (Some(failure), _) => dial(failure),
+            (_, Some(Expired::Response)) => Failure::ResponseTimeout,
+            (_, Some(Expired::Read)) => Failure::ReadTimeout,
+            (None, None) => upstream(exchange, error),
+        },
+        None => Failure::Internal,
+    }
+}
+
+/// Tells the operator about failures that the access line alone does not explain.
+pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
+    if matches!(failure, Failure::ClientGone | Failure::BadRequest(_) | Failure::RequestTimeout) {
+        let error = Summary(error);
+        tracing::debug!(request_id = %exchange.id, error.type = failure.token(), %error, "gave up");
+        return;
+    }
+    let attempt = exchange.attempt.as_deref();
+    let endpoint = attempt.map_or("", |attempt| attempt.endpoint().label.as_str());
+    let pool = attempt.map_or("", |attempt| attempt.pool.name());
+    let cause: &dyn fmt::Display = match attempt.and_then(|attempt| attempt.dial_failure()) {
+        Some(dial) => &Chain(dial),
+        None => &Summary(error),
+    };
+    tracing::warn!(request_id = %exchange.id, pool, endpoint, error.type = failure.token(), error = %cause, "failed");
+}
+
+/// An engine's error in one line, without the bytes that it quotes: a response's head may hold
+/// cookies and a megabyte.
+struct Summary<'a>(&'a Error);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.0;
+        f.write_str(error.etype().as_str())?;
+        let context = error.context.as_ref().map(|context| context.as_str());
+        if let Some(context) = context.filter(|context| !context.starts_with("buf: ")) {
+            write!(f, ": {context}")?;
+        }
+        match &error.cause {
+            Some(cause) => match cause.downcast_ref::<Box<Error>>() {
+                Some(cause) => write!(f, ": {}", Summary(cause)),
+                None => write!(f, ": {cause}"),
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+/// An error and its causes in one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
+fn dial(failure: &DialFailure) -> Failure {
+    match failure {
+        DialFailure::Refused(_) | DialFailure::Unreachable(_) => Failure::UpstreamRefused,
+        DialFailure::Timeout => Failure::ConnectTimeout,
+        DialFailure::Tls(_) => Failure::UpstreamTls,
+        DialFailure::Local(_) => Failure::Overloaded,
+    }
+}
+
+/// An error of the server's side, by what the engine says of it.
+fn upstream(exchange: &Exchange, error: &Error) -> Failure {
+    let past_deadline = exchange.deadline.is_some_and(|end| std::time::Instant::now() >= end);
+    match error.root_etype() {
+        ErrorType::ConnectTimedout => Failure::ConnectTimeout,
+        ErrorType::ConnectRefused | ErrorType::ConnectNoRoute | ErrorType::ConnectError => {
+            Failure::UpstreamRefused
+        }
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::HandshakeError
+        | ErrorType::InvalidCert => Failure::UpstreamTls,
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout if past_deadline => {
+            Failure::ExchangeTimeout
+        }
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::ResponseTimeout,
+        ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed => {
+            Failure::UpstreamReset
+        }
+        ErrorType::InternalError => Failure::Internal,
+        _ => Failure::UpstreamBadResponse,
+    }
+}
+
+/// Whether a request whose connection failed to come about may go to another server. It was not
+/// sent, so any method may.
+#[must_use]
+pub(super) fn may_redial(exchange: &mut Exchange) -> bool {
+    let Some(attempt) = &exchange.attempt else { return false };
+    // The engine's own connector leaves no mark; whatever it says, nothing was sent.
+    let is_retryable = attempt.dial_failure().is_none_or(DialFailure::is_retryable);
+    if !is_retryable || attempt.expired().is_some() || exchange.tried.len() >= MORE_ATTEMPTS {
+        return false;
+    }
+    exchange.tried.push(std::sync::Arc::clone(attempt.endpoint()));
+    let has_another = attempt.pool.endpoints().len() > exchange.tried.len();
+    if !has_another {
+        exchange.tried.pop();
+    }
+    has_another
+}
+
+/// Whether a request may be sent again because the kept connection it went out on turned out to
+/// be closed: nothing of a response came, and the method may be repeated (RFC 9110 §9.2.2). Once:
+/// a server that closes every connection on it is not to be asked for ever.
+#[must_use]
+pub(super) fn may_resend(exchange: &mut Exchange, error: &Error, is_replayable: bool) -> bool {
+    let Some(attempt) = &exchange.attempt else { return false };
+    let is_stale = attempt.is_reused()
+        && !attempt.has_heard()
+        && attempt.expired().is_none()
+        && *error.esource() == ErrorSource::Upstream
+        && !is_refusal_to_write(error);
+    let is_unanswered = exchange.answer.first_byte.is_none();
+    let may_repeat = is_replayable && !exchange.is_resent && exchange.head.method.is_idempotent();
+    exchange.is_resent |= is_stale && is_unanswered && may_repeat;
+    is_stale && is_unanswered && may_repeat
+}
+
+/// Whether our own side, rather than the server's, ended the write.
+fn is_refusal_to_write(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotConnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_the_causes_without_the_bytes_they_quote() {
+        let quoting = Error::explain(ErrorType::InvalidHTTPHeader, "buf: Cookie: secret");
+        assert_eq!(Summary(&quoting).to_string(), "InvalidHTTPHeader");
+        let around = Error::because(ErrorType::ReadError, "the head", quoting);
+        assert_eq!(Summary(&around).to_string(), "ReadError: the head: InvalidHTTPHeader");
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let reset = Error::because(ErrorType::WriteError, "buf: secret", reset);
+        assert_eq!(Summary(&reset).to_string(), "WriteError: connection reset");
+    }
+}

@@ -1,0 +1,75 @@
+//! The access line of an exchange.
+
+use std::time::SystemTime;
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use crate::telemetry::access::AccessRecord;
+
+/// Writes the one line of `exchange`.
+pub(super) fn write(exchange: &Exchange) {
+    let access = exchange.shared.access.load();
+    if !access.is_on() {
+        return;
+    }
+    let Some(connection) = &exchange.connection else { return };
+    let generation = exchange.generation.as_deref();
+    let site = exchange.site.and_then(|site| generation?.config.sites.get(site));
+    let route = exchange.route.and_then(|route| site?.routes.get(route));
+    let attempt = exchange.attempt.as_deref();
+    let endpoint = attempt.map(|attempt| attempt.endpoint());
+    let trace_id = exchange.trace.map(|trace| trace.trace_id_hex());
+    let failure = exchange.failure.or_else(|| unanswered(exchange));
+    access.write(&AccessRecord {
+        ended: SystemTime::now(),
+        listener: &connection.listener.name,
+        site: site.map(|site| site.name.as_str()),
+        route: route.map(|route| route.label.as_str()),
+        pool: attempt.map(|attempt| attempt.pool.name()),
+        endpoint: endpoint.map(|endpoint| endpoint.server.url.as_str()),
+        server: endpoint.map(|endpoint| endpoint.label.as_str()),
+        client: Some(
+            exchange
+                .client
+                .as_ref()
+                .map_or_else(|| connection.peer.ip().to_canonical(), |client| client.address),
+        ),
+        peer: Some(connection.peer.ip().to_canonical()),
+        method: exchange.head.method.as_str().as_bytes(),
+        host: exchange.head.host.as_bytes(),
+        path: exchange.head.path.as_bytes(),
+        scheme: if connection.tls.is_some() { "https" } else { "http" },
+        protocol: exchange.head.protocol,
+        tls: connection.tls.as_ref().map(|tls| tls.session.version),
+        user_agent: exchange.head.user_agent.as_ref().map(http::HeaderValue::as_bytes),
+        status: match (exchange.answer.status, failure) {
+            (0, Some(gone @ Failure::ClientGone)) => Some(gone.status().as_u16()),
+            (0, _) => None,
+            (status, _) => Some(status),
+        },
+        error: failure.as_ref().map(Failure::token),
+        request_bytes: exchange.answer.request_bytes,
+        response_bytes: exchange.answer.response_bytes,
+        retries: u32::try_from(exchange.retries()).unwrap_or(u32::MAX),
+        connect: attempt.filter(|attempt| !attempt.is_reused()).map(|it| it.connect_time()),
+        first_byte: exchange.answer.first_byte,
+        total: exchange.started.elapsed(),
+        request_id: exchange.id.as_str().as_bytes(),
+        trace_id: trace_id.as_ref().map(|id| id.as_str()),
+    });
+}
+
+/// An exchange that ends without an answer and without a reason, or in the middle of one, was cut
+/// off from outside: by the end of the process, or its client reset the stream or the connection.
+fn unanswered(exchange: &Exchange) -> Option<Failure> {
+    let answer = &exchange.answer;
+    if std::thread::panicking() {
+        Some(Failure::Panic)
+    } else if answer.is_concluded && answer.status != 0 {
+        None
+    } else if exchange.shared.is_cut() {
+        Some(Failure::Stopping)
+    } else {
+        Some(Failure::ClientGone)
+    }
+}

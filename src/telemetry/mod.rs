@@ -1,0 +1,14 @@
+//! What the gateway tells its operator: log lines and access lines.
+//!
+//! Answers "what happened, and who asked for what?". Called by `app`, which installs the log and
+//! opens the access log, and by whatever ends a request. Never decides anything about a request,
+//! never blocks one, and never writes a key, a token, a cookie or a query value.
+
+pub mod access;
+pub mod log;
+
+mod line;
+mod timestamp;
+
+pub use access::{AccessLog, AccessLogError, AccessRecord};
+pub use log::{FilterError, InstallError, LogControl};

@@ -1,0 +1,408 @@
+//! One server-side handshake, from the first byte to an encrypted stream.
+//!
+//! Called by `listen` for each connection of an https listener. It reads the ClientHello before
+//! anything is decided, so an unknown name gets the alert that says so and the connection carries
+//! the entry it was served with. It sets no deadline: the caller bounds the whole future.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::server::{Acceptor, ClientHello};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::config::listener::Alpn;
+use crate::net::HostName;
+use crate::tls::resolver::Pinned;
+use crate::tls::server_config::from_wire;
+use crate::tls::store::{CertStore, Entry};
+
+/// An encrypted stream from a client.
+pub type ServerStream<IO> = tokio_rustls::server::TlsStream<IO>;
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct Accepted<IO> {
+    /// Plain text in and out.
+    pub stream: ServerStream<IO>,
+    /// The certificate that was served, and for which names.
+    pub entry: Arc<Entry>,
+    /// What was agreed on.
+    pub session: Session,
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Session {
+    /// The name the client asked for; `None` when it asked for none.
+    pub server_name: Option<HostName>,
+    /// `None` when the client does not speak ALPN, which means HTTP/1.1.
+    pub alpn: Option<Alpn>,
+    /// `"1.2"` or `"1.3"`, OpenTelemetry's `tls.protocol.version`.
+    pub version: &'static str,
+    /// The suite's IANA name.
+    pub cipher: &'static str,
+    /// Whether a ticket spared the full handshake.
+    pub resumed: bool,
+}
+
+/// Why a handshake yielded no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The client asked for a name, or none, that no certificate is for.
+    #[error("no certificate for {}", name.as_deref().unwrap_or("a client that names no host"))]
+    UnrecognizedName {
+        /// What it asked for.
+        name: Option<String>,
+    },
+    /// What came is not TLS, or nothing in it is acceptable; the client has been told.
+    #[error("the handshake was refused")]
+    Refused(#[source] rustls::Error),
+    /// The client is gone.
+    #[error("the client closed the connection during the handshake")]
+    Io(#[source] io::Error),
+}
+
+/// Performs the handshake on `io` with the certificate that `store` has for it.
+///
+/// `local` is the address the client reached; it decides when the client names no host.
+///
+/// # Errors
+/// [`AcceptError`]; where the protocol allows it the client has been sent an alert.
+pub async fn accept<IO>(
+    io: IO,
+    local: Option<IpAddr>,
+    config: &Arc<ServerConfig>,
+    store: &CertStore,
+) -> Result<Accepted<IO>, AcceptError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), io);
+    let started = match (&mut hello).await {
+        Ok(started) => started,
+        Err(error) => {
+            if let Some(mut io) = hello.take_io() {
+                let _ = io.shutdown().await; // so that the alert leaves before the close
+            }
+            return Err(AcceptError::from_io(error));
+        }
+    };
+    let Some(entry) = choose(&started.client_hello(), local, store) else {
+        let name = started.client_hello().server_name().map(str::to_owned);
+        refuse_name(started.io).await;
+        return Err(AcceptError::UnrecognizedName { name });
+    };
+    let pinned = pin(config, &entry);
+    let stream = started.into_stream(pinned).await.map_err(AcceptError::from_io)?;
+    let session = Session::of(stream.get_ref().1);
+    Ok(Accepted { stream, entry, session })
+}
+
+/// The one place that decides from a ClientHello. The second kind of handshake, which proves
+/// control of a name with ALPN `acme-tls/1` (RFC 8737), parts from the others here.
+fn choose(hello: &ClientHello<'_>, local: Option<IpAddr>, store: &CertStore) -> Option<Arc<Entry>> {
+    store.resolve(hello.server_name(), local)
+}
+
+/// `config` with the certificate settled, so that what is served is what was chosen even when
+/// the store is replaced in between. The copy is a few reference counts and the ALPN names.
+fn pin(config: &Arc<ServerConfig>, entry: &Entry) -> Arc<ServerConfig> {
+    let mut pinned = ServerConfig::clone(config);
+    pinned.cert_resolver = Arc::new(Pinned(Arc::clone(&entry.certificate().key)));
+    Arc::new(pinned)
+}
+
+/// Sends the fatal alert `unrecognized_name` (112, RFC 6066 §3) in a plain record. rustls would
+/// say `access_denied` (49), which clients report as a permission problem.
+async fn refuse_name<IO: AsyncWrite + Unpin>(mut io: IO) {
+    const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+    // A client that is gone has no use for it.
+    if io.write_all(&ALERT).await.is_ok() {
+        let _ = io.shutdown().await;
+    }
+}
+
+impl AcceptError {
+    /// tokio-rustls hides rustls' errors in I/O errors.
+    fn from_io(error: io::Error) -> Self {
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => Self::Refused(error),
+            Err(error) => Self::Io(error),
+        }
+    }
+}
+
+impl Session {
+    /// What `connection` agreed on.
+    #[must_use]
+    pub fn of(connection: &ServerConnection) -> Self {
+        Self {
+            server_name: connection.server_name().and_then(|name| HostName::parse(name).ok()),
+            alpn: connection.alpn_protocol().and_then(from_wire),
+            version: version(connection),
+            cipher: cipher(connection),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+fn version(state: &CommonState) -> &'static str {
+    match state.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "1.3",
+        _ => "1.2",
+    }
+}
+
+fn cipher(state: &CommonState) -> &'static str {
+    state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::listener::TlsVersion;
+    use crate::tls::fixture::{Ca, Server, credulous, entry, listener, shown, store, visit};
+    use crate::tls::server_config;
+    use crate::tls::ticket::Tickets;
+
+    #[tokio::test]
+    async fn the_name_chooses_exact_then_wildcard_then_default() {
+        let ca = Ca::new("test");
+        let entries = [
+            entry(&ca, &["www.example.com"]),
+            entry(&ca, &["*.example.com"]),
+            entry(&ca, &["*", "fallback.test"]),
+        ];
+        let mut server = Server::start(store(entries)).await;
+        let client = Arc::new(credulous());
+        for (name, wanted) in [
+            ("www.example.com", "www.example.com"),
+            ("WWW.Example.COM", "www.example.com"),
+            ("api.example.com", "*.example.com"),
+            ("a.b.example.com", "*"),
+            ("example.com", "*"),
+            ("127.0.0.1", "*"),
+        ] {
+            visit(&client, server.address, name).await.unwrap();
+            assert_eq!(&*server.result().await.unwrap().0, wanted, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_names_no_host_gets_the_certificate_of_the_address_it_reached() {
+        let ca = Ca::new("test");
+        let mut server =
+            Server::start(store([entry(&ca, &["*", "x.test"]), entry(&ca, &["127.0.0.1"])])).await;
+        let stream = visit(&Arc::new(ca.client()), server.address, "127.0.0.1").await.unwrap();
+        let (id, session) = server.result().await.unwrap();
+        assert_eq!((&*id, session.server_name), ("127.0.0.1", None));
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    }
+
+    #[tokio::test]
+    async fn a_replaced_store_serves_the_next_handshake() {
+        let ca = Ca::new("test");
+        let (old, new) = (entry(&ca, &["a.test"]), entry(&ca, &["a.test"]));
+        let store = store([Arc::clone(&old)]);
+        let server = Server::start(Arc::clone(&store)).await;
+        let client = || Arc::new(ca.client());
+        let first = visit(&client(), server.address, "a.test").await.unwrap();
+        store.replace(crate::tls::Table::new([Arc::clone(&new)]));
+        let second = visit(&client(), server.address, "a.test").await.unwrap();
+        assert_eq!(shown(&first), old.certificate().key.cert[0]);
+        assert_eq!(shown(&second), new.certificate().key.cert[0]);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_name_is_refused_with_unrecognized_name() {
+        let ca = Ca::new("test");
+        let mut server = Server::start(store([entry(&ca, &["a.test"])])).await;
+        for name in ["b.test", "127.0.0.1"] {
+            let error = visit(&Arc::new(ca.client()), server.address, name).await.unwrap_err();
+            let error = error.downcast::<rustls::Error>().unwrap();
+            let wanted = rustls::Error::AlertReceived(rustls::AlertDescription::UnrecognisedName);
+            assert_eq!(error, wanted, "{name}");
+            let refused = server.result().await.unwrap_err();
+            assert!(matches!(refused, AcceptError::UnrecognizedName { .. }), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_post_quantum_group_and_the_listeners_first_protocol_are_agreed_on() {
+        let ca = Ca::new("test");
+        let mut server = Server::start(store([entry(&ca, &["a.test"])])).await;
+        let mut client = ca.client();
+        client.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+        let stream = visit(&Arc::new(client), server.address, "a.test").await.unwrap();
+        let group = stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+        let (_, session) = server.result().await.unwrap();
+        let wanted = Session {
+            server_name: HostName::parse("a.test").ok(),
+            alpn: Some(Alpn::H2),
+            version: "1.3",
+            cipher: "TLS13_AES_128_GCM_SHA256",
+            resumed: false,
+        };
+        assert_eq!(session, wanted);
+    }
+
+    #[tokio::test]
+    async fn an_unoffered_protocol_is_refused() {
+        let ca = Ca::new("test");
+        let mut server = Server::start(store([entry(&ca, &["a.test"])])).await;
+        let mut client = ca.client();
+        client.alpn_protocols = vec![b"acme-tls/1".to_vec()];
+        assert!(visit(&Arc::new(client), server.address, "a.test").await.is_err());
+        let refused = server.result().await.unwrap_err();
+        assert!(matches!(refused, AcceptError::Refused(rustls::Error::NoApplicationProtocol)));
+    }
+
+    #[tokio::test]
+    async fn tickets_resume_at_every_listener_that_shares_the_keys() {
+        let ca = Ca::new("test");
+        let store = store([entry(&ca, &["a.test", "b.test"])]);
+        let tickets = Tickets::new().unwrap();
+        let build = |tickets| {
+            server_config::build(&listener(TlsVersion::V1_2), Arc::clone(&store), tickets).unwrap()
+        };
+        let mut servers = [
+            Server::with(build(&tickets), Arc::clone(&store)).await,
+            Server::with(build(&tickets), Arc::clone(&store)).await,
+            Server::with(build(&Tickets::new().unwrap()), Arc::clone(&store)).await,
+        ];
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let client = Arc::new(only(&ca, version));
+            let mut resumed = Vec::new();
+            tickets.rotate();
+            for (server, name) in
+                [(0, "a.test"), (1, "a.test"), (0, "a.test"), (0, "b.test"), (2, "a.test")]
+            {
+                visit(&client, servers[server].address, name).await.unwrap();
+                resumed.push(servers[server].result().await.unwrap().1.resumed);
+            }
+            assert_eq!(resumed, [false, true, true, false, false], "{version:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_from_1_3_up_refuses_1_2() {
+        let ca = Ca::new("test");
+        let store = store([entry(&ca, &["a.test"])]);
+        let tickets = Tickets::new().unwrap();
+        let config =
+            server_config::build(&listener(TlsVersion::V1_3), Arc::clone(&store), &tickets);
+        let mut server = Server::with(config.unwrap(), store).await;
+        let old = Arc::new(only(&ca, &rustls::version::TLS12));
+        assert!(visit(&old, server.address, "a.test").await.is_err());
+        assert!(matches!(server.result().await, Err(AcceptError::Refused(_))));
+        visit(&Arc::new(ca.client()), server.address, "a.test").await.unwrap();
+        assert_eq!(server.result().await.unwrap().1.version, "1.3");
+    }
+
+    /// A client of one version.
+    fn only(ca: &Ca, version: &'static rustls::SupportedProtocolVersion) -> rustls::ClientConfig {
+        let trusting = ca.client();
+        let mut client =
+            rustls::ClientConfig::builder_with_provider(crate::tls::provider::provider())
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(
+                    crate::tls::unverified::Unverified::new(trusting.crypto_provider()),
+                ))
+                .with_no_client_auth();
+        client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        client
+    }
+
+    #[tokio::test]
+    async fn plain_text_silence_and_garbage_are_errors_without_a_panic() {
+        use tokio::io::AsyncReadExt;
+        let ca = Ca::new("test");
+        let mut server = Server::start(store([entry(&ca, &["a.test"])])).await;
+        for (bytes, disconnect) in [
+            (&b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"[..], false),
+            (b"", true),
+            (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", false),
+            (b"\x16\x03\x01\x40\x00\x01", true),
+            (&[0xff; 64], false),
+        ] {
+            let mut io = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            io.write_all(bytes).await.unwrap();
+            io.shutdown().await.unwrap();
+            let _ = io.read_to_end(&mut Vec::new()).await;
+            let error = server.result().await.unwrap_err();
+            assert_eq!(matches!(error, AcceptError::Io(_)), disconnect, "{bytes:?}: {error}");
+        }
+    }
+
+    /// OpenSSL as a second opinion on what goes over the wire.
+    #[cfg(unix)]
+    mod judged_by_openssl {
+        use super::*;
+        use std::process::{Command, Stdio};
+
+        async fn s_client(server: &Server, arguments: &[&str]) -> String {
+            let mut command = Command::new("openssl");
+            command.args(["s_client", "-connect", &server.address.to_string()]);
+            command.args(arguments).stdin(Stdio::null());
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
+            let output = output.unwrap();
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+        }
+
+        #[tokio::test]
+        async fn the_alert_for_an_unknown_name_is_number_112() {
+            let ca = Ca::new("test");
+            let server = Server::start(store([entry(&ca, &["a.test"])])).await;
+            for version in ["-tls1_2", "-tls1_3"] {
+                let said = s_client(&server, &["-servername", "b.test", version]).await;
+                assert!(
+                    said.contains("unrecognized name") && said.contains("alert number 112"),
+                    "{said}"
+                );
+            }
+        }
+
+        #[tokio::test]
+        async fn old_versions_and_weak_suites_are_refused() {
+            let ca = Ca::new("test");
+            let server = Server::start(store([entry(&ca, &["a.test"])])).await;
+            for arguments in [
+                &["-tls1", "-cipher", "DEFAULT@SECLEVEL=0"][..],
+                &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"],
+                &["-tls1_2", "-cipher", "AES128-GCM-SHA256"],
+                &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"],
+                &["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256"],
+            ] {
+                let said =
+                    s_client(&server, &[&["-servername", "a.test"], arguments].concat()).await;
+                assert!(
+                    said.contains("Cipher is (NONE)") && said.contains("alert"),
+                    "{arguments:?} {said}"
+                );
+            }
+        }
+
+        #[tokio::test]
+        async fn a_ticket_of_one_name_does_not_resume_under_another() {
+            let ca = Ca::new("test");
+            let server = Server::start(store([entry(&ca, &["a.test", "b.test"])])).await;
+            let dir = tempfile::tempdir().unwrap();
+            for version in ["-tls1_2", "-tls1_3"] {
+                let file = dir.path().join(version);
+                let file = file.to_str().unwrap();
+                s_client(&server, &["-servername", "a.test", version, "-sess_out", file]).await;
+                for (name, wanted) in [("a.test", "Reused,"), ("b.test", "New,")] {
+                    let said =
+                        s_client(&server, &["-servername", name, version, "-sess_in", file]).await;
+                    assert!(said.contains(wanted), "{version} {name} {said}");
+                }
+            }
+        }
+    }
+}

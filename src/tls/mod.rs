@@ -1,0 +1,45 @@
+//! Certificates and handshakes, on both sides of the gateway.
+//!
+//! Answers "which certificate does this client get, and may this server be trusted?". `app` builds
+//! the [`CertStore`] from files ([`pem`]) and the local CA ([`local_ca`]) and replaces its table
+//! whole; `listen` calls [`accept`](accept::accept) for each connection; `upstream` calls
+//! [`connect`](connect::connect). It never opens a socket, never routes a request and never
+//! decides when to renew: it says when something is due, and `app` keeps the clock.
+
+pub mod accept;
+mod authority;
+pub mod certificate;
+pub mod client_config;
+pub mod client_material;
+pub mod connect;
+mod contents;
+#[cfg(test)]
+mod fixture;
+pub mod local_ca;
+pub mod on_demand;
+pub mod pem;
+mod private_dir;
+pub mod provider;
+mod resolver;
+pub mod server_config;
+pub mod store;
+pub mod ticket;
+pub mod transport;
+pub mod trust;
+mod unverified;
+
+pub use accept::{AcceptError, Accepted, ServerStream, Session};
+pub use certificate::{Certificate, Fingerprint, Leaf};
+pub use client_config::{ClientConfigError, SystemRoots};
+pub use client_material::ClientMaterial;
+pub use connect::{ClientStream, ConnectError, connect};
+pub use contents::Contents;
+pub use local_ca::{LocalCa, LocalCaError};
+pub use on_demand::OnDemand;
+pub use provider::install;
+pub use store::{CertStore, Entry, Table};
+pub use ticket::Tickets;
+
+// What other modules hold and hand back, under names of ours: only this one names rustls.
+pub use rustls::pki_types::ServerName;
+pub use rustls::{ClientConfig, ServerConfig};

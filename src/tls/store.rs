@@ -1,0 +1,298 @@
+//! Which certificate a client gets: the certificates of the running configuration, by name.
+//!
+//! One [`CertStore`] lives as long as its listeners; its [`Table`] is replaced whole, so a
+//! handshake sees the old set or the new one and never a mixture. A look-up hashes the name once
+//! or twice however many sites there are, and allocates nothing.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::net::{Host, HostPattern, HostRef};
+use crate::tls::certificate::Certificate;
+use crate::tls::on_demand::OnDemand;
+
+/// The certificates in service.
+#[derive(Debug)]
+pub struct CertStore {
+    table: ArcSwap<Table>,
+}
+
+/// A certificate and the names it is served for.
+pub struct Entry {
+    id: Arc<str>,
+    patterns: Vec<HostPattern>,
+    certificate: Certificate,
+}
+
+/// Entries filed by name, ready for look-ups.
+#[derive(Debug, Default)]
+pub struct Table {
+    names: HashMap<Box<str>, Arc<Entry>>,
+    /// By the name below the star: `example.com` for `*.example.com`.
+    wildcards: HashMap<Box<str>, Arc<Entry>>,
+    addresses: HashMap<IpAddr, Arc<Entry>>,
+    rest: Rest,
+}
+
+/// Who answers for a name that nothing else covers.
+#[derive(Debug, Default)]
+enum Rest {
+    #[default]
+    Nobody,
+    Entry(Arc<Entry>),
+    OnDemand(Arc<OnDemand>),
+}
+
+impl CertStore {
+    /// A store that serves `table`.
+    #[must_use]
+    pub fn new(table: Table) -> Self {
+        Self { table: ArcSwap::from_pointee(table) }
+    }
+
+    /// Serves `table` from the next handshake on.
+    pub fn replace(&self, table: Table) {
+        self.table.store(Arc::new(table));
+    }
+
+    /// The entry for a client that asks for `name`; for one that does not ask (it connected to an
+    /// address, which RFC 6066 §3 bars from SNI) the entry for `local`, the address it reached,
+    /// and then the default. A name goes exact, wildcard, default. `None`: refuse the handshake.
+    ///
+    /// `name` is expected in lower case, as rustls hands it over.
+    #[must_use]
+    pub fn resolve(&self, name: Option<&str>, local: Option<IpAddr>) -> Option<Arc<Entry>> {
+        let table = self.table.load();
+        let local = local.map(|address| address.to_canonical());
+        let entry = match (name, local) {
+            (Some(name), _) => table.named(name),
+            (None, Some(address)) => table.addresses.get(&address),
+            (None, None) => None,
+        };
+        entry.cloned().or_else(|| table.rest.resolve(name, local))
+    }
+
+    /// Whether a handshake for `host` would end at `entry`. A request on `entry`'s connection for
+    /// a host that would not is misdirected (421, RFC 9110 §15.5.20): another certificate, with
+    /// rules of its own, stands for it. Follows [`replace`](Self::replace) by [`Entry::id`].
+    #[must_use]
+    pub fn serves<'h>(&self, entry: &Entry, host: impl Into<HostRef<'h>>) -> bool {
+        let table = self.table.load();
+        let found = match host.into() {
+            HostRef::Name(name) => table.named(name.as_str()),
+            HostRef::Address(address) => table.addresses.get(&address.to_canonical()),
+        };
+        found.map(|found| &found.id).or_else(|| table.rest.id()).is_some_and(|id| *id == entry.id)
+    }
+}
+
+impl Entry {
+    /// `certificate`, served for `patterns`. `id` names it across reloads: the name of its
+    /// `certificates:` entry, or of its site for a local one.
+    #[must_use]
+    pub fn new(
+        id: impl Into<Arc<str>>,
+        patterns: Vec<HostPattern>,
+        certificate: Certificate,
+    ) -> Self {
+        Self { id: id.into(), patterns, certificate }
+    }
+
+    /// What names it across reloads.
+    #[must_use]
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// The names it is served for.
+    #[must_use]
+    pub fn patterns(&self) -> &[HostPattern] {
+        &self.patterns
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Whether one of its patterns is good for `host`, whoever else may be better.
+    #[must_use]
+    pub fn covers(&self, host: &Host) -> bool {
+        self.patterns.iter().any(|pattern| pattern.covers(host))
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("id", &self.id)
+            .field("patterns", &self.patterns)
+            .field("leaf", &self.certificate.leaf)
+            .finish()
+    }
+}
+
+impl Table {
+    /// Files every entry under each of its patterns. Where two entries have the same pattern the
+    /// first has it.
+    #[must_use]
+    pub fn new(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
+        let mut table = Self::default();
+        entries.into_iter().for_each(|entry| table.file(&entry));
+        table
+    }
+
+    /// Lets `maker` answer for every name that no entry covers, unless an entry for `*` does.
+    #[must_use]
+    pub fn or_on_demand(mut self, maker: Arc<OnDemand>) -> Self {
+        if matches!(self.rest, Rest::Nobody) {
+            self.rest = Rest::OnDemand(maker);
+        }
+        self
+    }
+
+    fn file(&mut self, entry: &Arc<Entry>) {
+        for pattern in &entry.patterns {
+            match pattern {
+                HostPattern::Exact(Host::Name(name)) => {
+                    insert_new(self.names.entry(name.as_str().into()), entry);
+                }
+                HostPattern::Exact(Host::Address(address)) => {
+                    insert_new(self.addresses.entry(address.to_canonical()), entry);
+                }
+                HostPattern::Wildcard(parent) => {
+                    insert_new(self.wildcards.entry(parent.as_str().into()), entry);
+                }
+                HostPattern::Any if matches!(self.rest, Rest::Nobody) => {
+                    self.rest = Rest::Entry(Arc::clone(entry));
+                }
+                HostPattern::Any => {}
+            }
+        }
+    }
+
+    /// The entry for a name, the default aside.
+    fn named(&self, name: &str) -> Option<&Arc<Entry>> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        self.names.get(name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.wildcards.get(parent)
+        })
+    }
+}
+
+impl Rest {
+    fn resolve(&self, name: Option<&str>, local: Option<IpAddr>) -> Option<Arc<Entry>> {
+        match self {
+            Self::Nobody => None,
+            Self::Entry(entry) => Some(Arc::clone(entry)),
+            Self::OnDemand(maker) => maker.entry(name, local),
+        }
+    }
+
+    fn id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Nobody => None,
+            Self::Entry(entry) => Some(entry.id()),
+            Self::OnDemand(maker) => Some(maker.id()),
+        }
+    }
+}
+
+/// The first comer stays.
+fn insert_new<K>(slot: Slot<'_, K, Arc<Entry>>, entry: &Arc<Entry>) {
+    if let Slot::Vacant(slot) = slot {
+        slot.insert(Arc::clone(entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{Ca, entry, store};
+    use crate::tls::local_ca::LocalCa;
+
+    fn id(entry: Option<Arc<Entry>>) -> Option<String> {
+        entry.map(|entry| entry.id().to_string())
+    }
+
+    #[test]
+    fn a_name_finds_exact_then_wildcard_then_default_and_an_address_its_own() {
+        let ca = Ca::new("test");
+        let sites = ["a.test", "*.test", "127.0.0.1", "::1"].map(|name| entry(&ca, &[name]));
+        let bare = store(sites.clone());
+        let full = store(sites.into_iter().chain([entry(&ca, &["*"])]));
+        for (name, local, without, with) in [
+            (Some("a.test"), None, Some("a.test"), Some("a.test")),
+            (Some("a.test."), None, Some("a.test"), Some("a.test")),
+            (Some("b.test"), None, Some("*.test"), Some("*.test")),
+            (Some("b.a.test"), None, None, Some("*")),
+            (Some("test"), None, None, Some("*")),
+            (Some(""), None, None, Some("*")),
+            (Some("."), None, None, Some("*")),
+            (Some("c.example"), Some("127.0.0.1"), None, Some("*")),
+            (None, Some("127.0.0.1"), Some("127.0.0.1"), Some("127.0.0.1")),
+            (None, Some("::ffff:127.0.0.1"), Some("127.0.0.1"), Some("127.0.0.1")),
+            (None, Some("::1"), Some("::1"), Some("::1")),
+            (None, Some("10.0.0.1"), None, Some("*")),
+            (None, None, None, Some("*")),
+        ] {
+            let local = local.map(|address: &str| address.parse().unwrap());
+            assert_eq!(id(bare.resolve(name, local)).as_deref(), without, "{name:?} {local:?}");
+            assert_eq!(id(full.resolve(name, local)).as_deref(), with, "{name:?} {local:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_two_entries_with_one_pattern_has_it() {
+        let ca = Ca::new("test");
+        let (first, second) =
+            (entry(&ca, &["x.test", "*"]), entry(&ca, &["y.test", "x.test", "*"]));
+        let store = store([first, second]);
+        for (name, wanted) in [("x.test", "x.test"), ("y.test", "y.test"), ("z.test", "x.test")] {
+            assert_eq!(id(store.resolve(Some(name), None)).as_deref(), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn an_entry_serves_the_hosts_whose_handshake_would_end_at_it() {
+        let ca = Ca::new("test");
+        let wildcard = entry(&ca, &["*.a.test", "a.test"]);
+        let store = store([Arc::clone(&wildcard), entry(&ca, &["own.a.test"])]);
+        for (host, serves, covers) in [
+            ("a.test", true, true),
+            ("x.a.test", true, true),
+            ("own.a.test", false, true),
+            ("b.test", false, false),
+            ("127.0.0.1", false, false),
+        ] {
+            let host = Host::parse(host).unwrap();
+            assert_eq!(store.serves(&wildcard, &host), serves, "{host}");
+            assert_eq!(wildcard.covers(&host), covers, "{host}");
+        }
+        let renewed = entry(&ca, &["*.a.test", "a.test"]);
+        store.replace(Table::new([renewed]));
+        assert!(store.serves(&wildcard, &Host::parse("x.a.test").unwrap()), "after a renewal too");
+    }
+
+    #[test]
+    fn on_demand_answers_for_the_rest_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LocalCa::open_or_create(dir.path(), std::time::SystemTime::now()).unwrap();
+        let maker = Arc::new(OnDemand::new("rest", Arc::new(ca)).unwrap());
+        let fixed = entry(&Ca::new("test"), &["a.test"]);
+        let store = CertStore::new(Table::new([Arc::clone(&fixed)]).or_on_demand(maker));
+        let made = store.resolve(Some("b.test"), None).unwrap();
+        assert_eq!(&**made.id(), "rest");
+        assert!(made.certificate().covers(&Host::parse("b.test").unwrap()));
+        assert_eq!(id(store.resolve(Some("a.test"), None)).as_deref(), Some("a.test"));
+        assert!(store.serves(&made, &Host::parse("c.test").unwrap()), "the same site");
+        assert!(!store.serves(&made, &Host::parse("a.test").unwrap()), "another site");
+    }
+}

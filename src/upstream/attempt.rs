@@ -1,0 +1,290 @@
+//! One try to get one request answered by one endpoint: what is known of it, by whom it may be cut.
+//!
+//! The request's context, the connection under it and the engine's hooks all hold the same
+//! [`Attempt`]; each writes what it learns, and the access line reads all of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+
+use super::dial::DialFailure;
+use super::endpoint::{Endpoint, Occupied};
+use super::pool::Pool;
+
+/// One try to get one request answered by one endpoint.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The pool it came from.
+    pub pool: Arc<Pool>,
+    occupied: Occupied,
+    /// End of the whole exchange (`timeouts.request` of the route).
+    pub exchange_deadline: Option<Instant>,
+    phase: AtomicU8,
+    reused: AtomicBool,
+    sent: AtomicBool,
+    /// Whether the client has sent its whole request.
+    uploaded: AtomicBool,
+    upgrade: AtomicBool,
+    heard: AtomicBool,
+    /// The connection has become somebody's own.
+    personal: AtomicBool,
+    /// Bytes of the request wait for the server to take them.
+    holding: AtomicBool,
+    expired: AtomicU8,
+    connect_micros: AtomicU32,
+    dial_failure: OnceLock<DialFailure>,
+    /// Who waits for the server's bytes; what it waits for changes with the phase.
+    reader: AtomicWaker,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Phase {
+    /// No response head yet: `timeouts.response` counts while a write waits, and from the last
+    /// byte sent.
+    AwaitingHead = 0,
+    /// The response's body: `timeouts.read` counts from the last byte received.
+    Body = 1,
+    /// An upgraded connection: only the client side's idle limit counts.
+    Tunnel = 2,
+}
+
+/// Which deadline an attempt ran into.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Expired {
+    /// `timeouts.response`.
+    Response = 1,
+    /// `timeouts.read`.
+    Read = 2,
+    /// `timeouts.request` of the route.
+    Exchange = 3,
+}
+
+impl Attempt {
+    /// An attempt that is about to connect.
+    #[must_use]
+    pub fn new(pool: Arc<Pool>, occupied: Occupied, exchange_deadline: Option<Instant>) -> Self {
+        Self {
+            pool,
+            occupied,
+            exchange_deadline,
+            phase: AtomicU8::new(Phase::AwaitingHead as u8),
+            reused: AtomicBool::new(false),
+            sent: AtomicBool::new(false),
+            uploaded: AtomicBool::new(false),
+            upgrade: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            personal: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
+            expired: AtomicU8::new(0),
+            connect_micros: AtomicU32::new(0),
+            dial_failure: OnceLock::new(),
+            reader: AtomicWaker::new(),
+        }
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.occupied.endpoint()
+    }
+
+    /// Marks how far it has come.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.reader.wake();
+    }
+
+    /// Has `waker` woken when [`patience`](Self::patience) with a read changes. To be called before
+    /// that is asked.
+    pub fn watch_patience(&self, waker: &Waker) {
+        self.reader.register(waker);
+    }
+
+    /// Ends [`watch_patience`](Self::watch_patience): nobody waits.
+    pub fn end_watch(&self) {
+        self.reader.take();
+    }
+
+    /// Time without progress that ends it now, and which limit that is. Nobody need answer half a
+    /// request: while the client is still sending, only a write that waits counts (`is_write`).
+    #[must_use]
+    pub fn patience(&self, is_write: bool) -> Option<(Duration, Expired)> {
+        let timeouts = &self.pool.spec().timeouts;
+        match self.phase.load(Ordering::Relaxed) {
+            0 if !is_write && !self.uploaded.load(Ordering::Relaxed) => None,
+            0 => Some((timeouts.response, Expired::Response)),
+            1 => Some((timeouts.read, Expired::Read)),
+            _ => None,
+        }
+    }
+
+    /// Records that a deadline cut it.
+    pub fn expire(&self, which: Expired) {
+        self.expired.store(which as u8, Ordering::Relaxed);
+    }
+
+    /// The deadline that cut it, if one did.
+    #[must_use]
+    pub fn expired(&self) -> Option<Expired> {
+        match self.expired.load(Ordering::Relaxed) {
+            1 => Some(Expired::Response),
+            2 => Some(Expired::Read),
+            3 => Some(Expired::Exchange),
+            _ => None,
+        }
+    }
+
+    /// Records how its connection came about: from the pool, or dialled in `took`.
+    pub fn connected(&self, reused: bool, took: Duration) {
+        self.reused.store(reused, Ordering::Relaxed);
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        self.connect_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// Time spent on connecting; zero on a pooled connection.
+    #[must_use]
+    pub fn connect_time(&self) -> Duration {
+        Duration::from_micros(u64::from(self.connect_micros.load(Ordering::Relaxed)))
+    }
+
+    /// Whether its connection had served a request before.
+    #[must_use]
+    pub fn is_reused(&self) -> bool {
+        self.reused.load(Ordering::Relaxed)
+    }
+
+    /// Records that bytes of the request left.
+    pub fn note_sent(&self) {
+        if !self.sent.load(Ordering::Relaxed) {
+            self.sent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that the request asks for another protocol.
+    pub fn note_upgrade(&self) {
+        self.upgrade.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request asks for another protocol.
+    #[must_use]
+    pub fn asks_upgrade(&self) -> bool {
+        self.upgrade.load(Ordering::Relaxed)
+    }
+
+    /// Records that the client has sent its whole request.
+    pub fn note_uploaded(&self) {
+        self.uploaded.store(true, Ordering::Relaxed);
+        self.reader.wake();
+    }
+
+    /// Records that bytes of the response arrived.
+    pub fn note_heard(&self) {
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that the server knows somebody by the connection: nobody else may use it.
+    pub fn note_personal(&self) {
+        self.personal.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is closed after this exchange, because the server knows somebody by
+    /// it.
+    #[must_use]
+    pub fn is_personal(&self) -> bool {
+        self.personal.load(Ordering::Relaxed)
+    }
+
+    /// Records whether bytes of the request wait for the server to take them.
+    pub fn hold(&self, is_holding: bool) {
+        self.holding.store(is_holding, Ordering::Relaxed);
+    }
+
+    /// Whether it is the server that keeps the request's body waiting. Known on connections of our
+    /// own only.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.holding.load(Ordering::Relaxed)
+    }
+
+    /// Whether any byte of the request may have reached the server.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server has said anything.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Records why no connection came about. The first reason stays.
+    pub fn fail_dial(&self, failure: DialFailure) {
+        // A second failure of one attempt cannot happen: it dials once.
+        let _ = self.dial_failure.set(failure);
+    }
+
+    /// Why no connection came about.
+    #[must_use]
+    pub fn dial_failure(&self) -> Option<&DialFailure> {
+        self.dial_failure.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::tls::SystemRoots;
+
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn attempt() -> Attempt {
+        let yaml = "sites: { a.test: { upstream: \"http://127.0.0.1:9\" } }";
+        let loaded = crate::config::from_text("test", yaml, Path::new("")).unwrap();
+        let spec = loaded.config.upstreams[0].clone();
+        let pool = Arc::new(Pool::new(spec, &SystemRoots::load()).unwrap());
+        let occupied = pool.endpoints()[0].occupy();
+        Attempt::new(pool, occupied, None)
+    }
+
+    #[test]
+    fn whoever_waits_for_the_server_learns_that_its_patience_changed() {
+        let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&wakes));
+        let attempt = attempt();
+
+        attempt.watch_patience(&waker);
+        assert_eq!(attempt.patience(false), None, "half a request needs no answer");
+        attempt.note_uploaded();
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(matches!(attempt.patience(false), Some((_, Expired::Response))));
+
+        attempt.watch_patience(&waker);
+        attempt.enter(Phase::Body);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+        assert!(matches!(attempt.patience(false), Some((_, Expired::Read))));
+
+        attempt.watch_patience(&waker);
+        attempt.end_watch();
+        attempt.enter(Phase::Tunnel);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2, "nobody waits");
+    }
+}

@@ -1,0 +1,158 @@
+//! Opening a connection to an endpoint: TCP, then TLS where the server's URL says so.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use super::attempt::{Attempt, Expired};
+use super::wire::{Transport, Wire};
+use crate::tls;
+
+/// Why no connection to an endpoint came about.
+#[derive(Debug, thiserror::Error)]
+pub enum DialFailure {
+    /// Nobody listens there, so nothing was sent and any request may go elsewhere.
+    #[error("connection refused")]
+    Refused(#[source] io::Error),
+    /// No route, network down, or a firewall of this machine forbids it.
+    #[error("unreachable")]
+    Unreachable(#[source] io::Error),
+    /// `timeouts.connect` passed.
+    #[error("no connection within the time allowed")]
+    Timeout,
+    /// TCP came about, TLS did not.
+    #[error("TLS handshake failed")]
+    Tls(#[source] tls::ConnectError),
+    /// This process is out of descriptors, ports or memory.
+    #[error("cannot open a socket")]
+    Local(#[source] io::Error),
+}
+
+impl DialFailure {
+    /// Whether another server may be tried whatever the method: no byte of the request was sent.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Local(_))
+    }
+
+    fn from_connect(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                Self::Refused(error)
+            }
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory => Self::Local(error),
+            _ if error.raw_os_error().is_some_and(|code| SHORTAGE.contains(&code)) => {
+                Self::Local(error)
+            }
+            _ => Self::Unreachable(error),
+        }
+    }
+}
+
+/// EMFILE and ENFILE, which have no [`io::ErrorKind`].
+#[cfg(not(windows))]
+const SHORTAGE: [i32; 2] = [24, 23];
+
+/// WSAEMFILE and WSAENOBUFS, which have no [`io::ErrorKind`]; the second says that ports are out,
+/// too.
+#[cfg(windows)]
+const SHORTAGE: [i32; 2] = [10024, 10055];
+
+/// A connection for `attempt`: a waiting one, or a new one within `timeouts.connect` and what is
+/// left of the exchange's own time.
+///
+/// # Errors
+/// [`DialFailure`], which is also recorded in the attempt.
+pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
+    let started = Instant::now();
+    let pool = &attempt.pool;
+    let endpoint = attempt.endpoint();
+    if let Some(transport) = endpoint.take_idle(started, pool.spec().timeouts.pool_idle) {
+        attempt.connected(true, std::time::Duration::ZERO);
+        return Ok(Wire::new(transport, Arc::clone(attempt)));
+    }
+    let limit = started + pool.spec().timeouts.connect;
+    let whole = attempt.exchange_deadline.filter(|end| *end < limit);
+    let end = tokio::time::Instant::from_std(whole.unwrap_or(limit));
+    let outcome = match tokio::time::timeout_at(end, dial(attempt)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            if whole.is_some() {
+                attempt.expire(Expired::Exchange);
+            }
+            Err(DialFailure::Timeout)
+        }
+    };
+    match outcome {
+        Ok(transport) => {
+            attempt.connected(false, started.elapsed());
+            Ok(Wire::new(transport, Arc::clone(attempt)))
+        }
+        Err(failure) => {
+            let text = failure.to_string().into();
+            attempt.connected(false, started.elapsed());
+            attempt.fail_dial(failure);
+            Err(text)
+        }
+    }
+}
+
+async fn dial(attempt: &Attempt) -> Result<Transport, DialFailure> {
+    let endpoint = attempt.endpoint();
+    let stream = match connect(endpoint.address).await {
+        Err(refused @ DialFailure::Refused(_)) => match endpoint.alternate {
+            Some(alternate) => connect(alternate).await?,
+            None => return Err(refused),
+        },
+        outcome => outcome?,
+    };
+    match attempt.pool.client_tls(endpoint.server_index) {
+        Some((config, name)) => {
+            let stream = tls::connect(config, name, stream).await.map_err(DialFailure::Tls)?;
+            Ok(Transport::Tls(Box::new(stream)))
+        }
+        None => Ok(Transport::Plain(stream)),
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, DialFailure> {
+    let stream = TcpStream::connect(address).await.map_err(DialFailure::from_connect)?;
+    stream.set_nodelay(true).map_err(DialFailure::from_connect)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn only_what_this_process_lacks_is_its_own_fault() {
+        // By Linux's numbers where they are the same on every Unix, else by kind.
+        let raw = io::Error::from_raw_os_error;
+        for (error, expected) in [
+            (raw(24), "cannot open a socket"), // EMFILE
+            (raw(23), "cannot open a socket"), // ENFILE
+            (raw(12), "cannot open a socket"), // ENOMEM
+            (io::ErrorKind::AddrNotAvailable.into(), "cannot open a socket"),
+            (raw(1), "unreachable"),  // EPERM: a firewall of this machine
+            (raw(13), "unreachable"), // EACCES: likewise
+            (raw(22), "unreachable"), // EINVAL
+            (io::ErrorKind::HostUnreachable.into(), "unreachable"),
+            (io::ErrorKind::NetworkUnreachable.into(), "unreachable"),
+            (io::ErrorKind::ConnectionAborted.into(), "unreachable"),
+            (io::ErrorKind::ConnectionRefused.into(), "connection refused"),
+            (io::ErrorKind::ConnectionReset.into(), "connection refused"),
+            (io::ErrorKind::TimedOut.into(), "no connection within the time allowed"),
+        ] {
+            let text = error.to_string();
+            let failure = DialFailure::from_connect(error);
+            assert_eq!(failure.to_string(), expected, "{text}");
+            assert_eq!(failure.is_retryable(), expected != "cannot open a socket", "{text}");
+        }
+    }
+}

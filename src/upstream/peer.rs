@@ -1,0 +1,205 @@
+//! Endpoints as the proxy engine sees them.
+//!
+//! Two ways lead upstream. HTTP/1.1, the usual one, goes over our own connections ([`Wire`]):
+//! dialled, secured, timed and kept by us, and shown to pingora as sockets without a pool of their
+//! own. HTTP/2 and `auto` go through pingora's connector, which owns stream multiplexing.
+//!
+//! # Why
+//! pingora's pool has no limit per host and no expiry of its own; its TLS connector rebuilds the
+//! client configuration for every connection that has its own CA; and one timeout covers response
+//! head and body. It cannot pool sockets without a descriptor either, which the first way turns to
+//! use: the probe that pingora makes of a connection it is about to pool is the sign that the
+//! exchange was complete.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use pingora_core::connectors::L4Connect;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora_core::upstreams::peer::{ALPN, HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora_error::{Error, ErrorType};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::attempt::Attempt;
+use super::dial::{self, DialFailure};
+use super::wire::Wire;
+use crate::config::upstream::{Upstream, UpstreamProtocol};
+use crate::tls::{ClientConfigError, ClientMaterial};
+
+/// Streams at once on one HTTP/2 connection to a server, as many as nginx and Envoy's peers
+/// usually announce.
+const MAX_H2_STREAMS: usize = 100;
+
+/// Between pings on an HTTP/2 connection, which find a dead peer that TCP has not noticed.
+const H2_PING: Duration = Duration::from_secs(20);
+
+/// What the engine's own TLS needs of a pool: certificates to trust and to present.
+#[derive(Clone)]
+pub struct EngineTls {
+    roots: Arc<[WrappedX509]>,
+    client: Option<Arc<CertKey>>,
+    /// Keeps connections of pools with other TLS settings apart: the engine's own key leaves
+    /// out CAs and ALPN.
+    group: u64,
+}
+
+impl EngineTls {
+    /// Loads what `spec` names. `None` when its servers are not reached through the engine's TLS.
+    ///
+    /// # Errors
+    /// [`ClientConfigError`] names the file that cannot be used.
+    pub fn load(spec: &Upstream) -> Result<Option<Self>, ClientConfigError> {
+        let by_engine = matches!(spec.protocol, UpstreamProtocol::H2 | UpstreamProtocol::Auto);
+        if !by_engine || !spec.servers.iter().any(|server| server.https) {
+            return Ok(None);
+        }
+        let material = ClientMaterial::load(&spec.tls, SystemTime::now())?;
+        let roots: Vec<_> =
+            material.roots.into_iter().map(|der| WrappedX509::new(der, parse_x509)).collect();
+        let client = material.client.map(|(chain, key)| Arc::new(CertKey::new(chain, key)));
+        let mut hasher = DefaultHasher::new();
+        (&spec.name, format!("{:?}", spec.tls), spec.protocol as u8).hash(&mut hasher);
+        Ok(Some(Self { roots: roots.into(), client, group: hasher.finish() }))
+    }
+}
+
+impl std::fmt::Debug for EngineTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineTls").field("roots", &self.roots.len()).finish_non_exhaustive()
+    }
+}
+
+/// The engine's view of where `attempt` goes.
+#[must_use]
+pub fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
+    let spec = attempt.pool.spec();
+    let endpoint = attempt.endpoint();
+    let https = endpoint.server.https;
+    match spec.protocol {
+        UpstreamProtocol::H2c => h2_peer(&attempt, false),
+        UpstreamProtocol::H2 => h2_peer(&attempt, true),
+        UpstreamProtocol::Auto if https => h2_peer(&attempt, true),
+        UpstreamProtocol::Auto | UpstreamProtocol::Http1 => {
+            let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+            peer.options.custom_l4 = Some(Arc::new(Dialer(attempt)));
+            Box::new(peer)
+        }
+    }
+}
+
+fn h2_peer(attempt: &Attempt, https: bool) -> Box<HttpPeer> {
+    let pool = &attempt.pool;
+    let spec = pool.spec();
+    let server = &attempt.endpoint().server;
+    let sni = if https { pool.server_name(server) } else { String::new() };
+    let mut peer = HttpPeer::new(attempt.endpoint().address, https, sni);
+    peer.options.alpn = if spec.protocol == UpstreamProtocol::Auto { ALPN::H2H1 } else { ALPN::H2 };
+    peer.options.max_h2_streams = MAX_H2_STREAMS;
+    peer.options.h2_ping_interval = Some(H2_PING);
+    peer.options.connection_timeout = Some(spec.timeouts.connect);
+    peer.options.total_connection_timeout = Some(spec.timeouts.connect);
+    peer.options.idle_timeout = Some(spec.timeouts.pool_idle);
+    peer.options.read_timeout = Some(engine_patience(attempt, Instant::now()));
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    if let Some(tls) = pool.engine_tls() {
+        peer.group_key = tls.group;
+        peer.client_cert_key.clone_from(&tls.client);
+        peer.options.ca = Some(Arc::clone(&tls.roots));
+        peer.options.verify_cert = spec.tls.verify;
+        peer.options.verify_hostname = spec.tls.verify;
+    }
+    if attempt.is_personal() {
+        // A group of its own, which nobody asks for again.
+        peer.group_key = fastrand::u64(..);
+        peer.options.idle_timeout = Some(Duration::ZERO);
+    }
+    Box::new(peer)
+}
+
+/// The one silence the engine's own sessions are allowed, for head and body alike: the longer of
+/// `timeouts.response` and `timeouts.read`, cut to what the route's own deadline leaves.
+fn engine_patience(attempt: &Attempt, now: Instant) -> Duration {
+    let timeouts = &attempt.pool.spec().timeouts;
+    let patience = timeouts.response.max(timeouts.read);
+    match attempt.exchange_deadline {
+        Some(end) => patience.min(end.saturating_duration_since(now)).max(Duration::from_millis(1)),
+        None => patience,
+    }
+}
+
+/// Opens (or takes from the endpoint) the connection of one attempt when the engine asks for it.
+#[derive(Debug)]
+struct Dialer(Arc<Attempt>);
+
+#[async_trait]
+impl L4Connect for Dialer {
+    async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<Stream> {
+        match dial::wire(&self.0).await {
+            Ok(wire) => Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into()),
+            Err(text) => {
+                let etype = match self.0.dial_failure() {
+                    Some(DialFailure::Refused(_)) => ErrorType::ConnectRefused,
+                    Some(DialFailure::Timeout) => ErrorType::ConnectTimedout,
+                    Some(DialFailure::Tls(_)) => ErrorType::TLSHandshakeFailure,
+                    _ => ErrorType::ConnectError,
+                };
+                Error::e_explain(etype, text.to_string())
+            }
+        }
+    }
+}
+
+/// A [`Wire`] as the engine's socket.
+#[derive(Debug)]
+struct EngineSocket(Wire);
+
+impl VirtualSocket for EngineSocket {
+    fn set_socket_option(&self, _option: VirtualSockOpt) -> io::Result<()> {
+        // Set when the connection was dialled.
+        Ok(())
+    }
+}
+
+impl AsyncRead for EngineSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let wire = &mut self.get_mut().0;
+        if buf.remaining() == 1 {
+            // Only the probe before pooling reads a single byte. "End of stream" keeps the
+            // connection out of the engine's pool and drops it, which returns it to ours.
+            wire.release();
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(wire).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for EngineSocket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}

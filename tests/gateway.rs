@@ -1,0 +1,36 @@
+//! The gateway's tests: real sockets, the real binary, one test program.
+//!
+//! `cfg(test)` always holds here; it is written out so that the lints know these modules as tests.
+
+#[cfg(test)]
+mod admin;
+#[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod command_line;
+#[cfg(test)]
+mod config_corpus;
+#[cfg(test)]
+mod desync;
+#[cfg(test)]
+mod grpc;
+#[cfg(test)]
+mod http1;
+#[cfg(test)]
+mod http2;
+#[cfg(test)]
+mod judges;
+#[cfg(test)]
+mod life_cycle;
+#[cfg(test)]
+mod logs;
+#[cfg(test)]
+mod readme;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod upstream;

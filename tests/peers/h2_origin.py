@@ -1,0 +1,128 @@
+"""An HTTP/2 origin: h2c with prior knowledge, or TLS.
+
+usage: h2_origin.py [CERTIFICATE KEY]
+
+The request's path says what happens:
+  /echo     200, the request's body as it comes, its trailers and `x-origin: end` behind it
+  /headers  200, the request's header fields as JSON
+  /reset    200, four bytes, then RST_STREAM (INTERNAL_ERROR)
+  /goaway   GOAWAY and the end of the connection
+  /hang     nothing
+Events: listening{port}, accepted{connection}, request{connection, stream, headers},
+reset{connection, stream, code}, closed{connection}.
+"""
+
+import asyncio
+import json
+import ssl
+import sys
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+
+from events import end_with_parent, tell
+
+
+class Origin(asyncio.Protocol):
+    count = 0
+
+    def connection_made(self, transport):
+        Origin.count += 1
+        self.number, self.transport = Origin.count, transport
+        self.paths, self.unsent, self.trailers = {}, {}, {}
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="latin-1"))
+        self.h2.initiate_connection()
+        self.flush()
+        tell("accepted", connection=self.number)
+
+    def connection_lost(self, _):
+        tell("closed", connection=self.number)
+
+    def data_received(self, data):
+        try:
+            for event in self.h2.receive_data(data):
+                self.take(event)
+        except h2.exceptions.ProtocolError as error:
+            tell("protocol_error", connection=self.number, error=str(error))
+            self.flush()
+            self.transport.close()
+            return
+        self.flush()
+
+    def take(self, event):
+        if isinstance(event, h2.events.RequestReceived):
+            self.request(event.stream_id, event.headers)
+        elif isinstance(event, h2.events.DataReceived):
+            self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            if event.stream_id in self.unsent:
+                self.unsent[event.stream_id] += event.data
+                self.send(event.stream_id)
+        elif isinstance(event, h2.events.TrailersReceived):
+            self.trailers[event.stream_id] = list(event.headers)
+        elif isinstance(event, h2.events.StreamEnded):
+            if event.stream_id in self.unsent:
+                self.trailers.setdefault(event.stream_id, [])
+                self.trailers[event.stream_id].append(("x-origin", "end"))
+                self.send(event.stream_id)
+        elif isinstance(event, h2.events.StreamReset):
+            self.unsent.pop(event.stream_id, None)
+            tell("reset", connection=self.number, stream=event.stream_id, code=int(event.error_code))
+        elif isinstance(event, (h2.events.WindowUpdated, h2.events.RemoteSettingsChanged)):
+            for stream in list(self.unsent):
+                self.send(stream)
+
+    def request(self, stream, headers):
+        tell("request", connection=self.number, stream=stream, headers=[list(header) for header in headers])
+        path = dict(headers).get(":path", "").split("?")[0]
+        if path == "/headers":
+            body = json.dumps([list(header) for header in headers]).encode()
+            fields = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(body)))]
+            self.h2.send_headers(stream, fields)
+            self.h2.send_data(stream, body, end_stream=True)
+        elif path == "/reset":
+            self.h2.send_headers(stream, [(":status", "200")])
+            self.h2.send_data(stream, b"four")
+            self.h2.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        elif path == "/goaway":
+            self.h2.close_connection()
+            self.flush()
+            self.transport.close()
+        elif path != "/hang":
+            self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/octet-stream")])
+            self.unsent[stream] = b""
+
+    def send(self, stream):
+        """As much of the echo as the windows allow, and the trailers once all of it is out."""
+        unsent = self.unsent[stream]
+        while unsent:
+            room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(unsent))
+            if room == 0:
+                break
+            self.h2.send_data(stream, unsent[:room])
+            unsent = unsent[room:]
+        self.unsent[stream] = unsent
+        trailers = self.trailers.get(stream, [])
+        if not unsent and ("x-origin", "end") in trailers:
+            self.h2.send_headers(stream, trailers, end_stream=True)
+            del self.unsent[stream], self.trailers[stream]
+
+    def flush(self):
+        self.transport.write(self.h2.data_to_send())
+
+
+async def main(arguments):
+    context = None
+    if arguments:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(arguments[0], arguments[1])
+        context.set_alpn_protocols(["h2"])
+    server = await asyncio.get_running_loop().create_server(Origin, "127.0.0.1", 0, ssl=context)
+    tell("listening", port=server.sockets[0].getsockname()[1])
+    await asyncio.get_running_loop().run_in_executor(None, end_with_parent)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))

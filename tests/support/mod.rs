@@ -1,0 +1,40 @@
+//! What the tests talk through: the real gateway, origins, clients and peers in other languages.
+//!
+//! Everything here waits on events and fails after [`PATIENCE`] with what was seen until then;
+//! nothing sleeps. Processes are ended by their own handle when their value is dropped.
+
+mod client;
+mod gateway;
+mod lines;
+mod origin;
+mod peer;
+mod program;
+mod stage;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub(crate) use client::{Client, Connection};
+pub(crate) use gateway::Gateway;
+pub(crate) use lines::field;
+pub(crate) use origin::{Answer, Origin, Received};
+pub(crate) use peer::{Peer, command};
+pub(crate) use program::{Program, run};
+pub(crate) use stage::Stage;
+
+/// How long a test waits for anything before it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for `event` no longer than [`PATIENCE`], and fails naming it.
+pub(crate) async fn within<F: Future>(what: &str, event: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, event).await {
+        Ok(output) => output,
+        Err(_) => panic!("no {what} within {PATIENCE:?}"),
+    }
+}
+
+/// A path inside the repository.
+pub(crate) fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

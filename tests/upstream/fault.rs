@@ -1,0 +1,163 @@
+//! Backends that break the rules of HTTP, or fall silent, at every stage of an exchange.
+
+use super::front;
+use crate::support::{Connection, Peer, field};
+
+/// What the client is to see of a fault.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Seen {
+    /// A whole answer with this status and body.
+    Answer(u16, &'static str),
+    /// An answer of ours with this status.
+    Refused(u16),
+    /// A head, and then an end that no client can take for the answer's.
+    Cut,
+}
+
+use Seen::{Answer, Cut, Refused};
+
+/// Each script of `raw_origin.py`.
+const FAULTS: [(&str, Seen); 35] = [
+    ("ok", Answer(200, "ok")),
+    ("truncated", Cut),
+    ("truncated-chunk", Cut),
+    ("truncated-chunks", Cut),
+    ("truncated-head", Refused(502)),
+    ("reset-before-head", Refused(502)),
+    ("reset-in-body", Cut),
+    ("close-before-head", Refused(502)),
+    ("extra-bytes", Answer(200, "ok")),
+    ("extra-after-chunks", Answer(200, "ok")),
+    ("two-lengths", Refused(502)),
+    ("two-equal-lengths", Refused(502)),
+    // The engine drops the length before we see it, as RFC 9112 §6.3 lets it.
+    ("length-and-chunks", Answer(200, "ok")),
+    ("bad-length", Refused(502)),
+    ("bad-chunk", Cut),
+    ("trailers", Answer(200, "ok")),
+    ("until-close", Answer(200, "ok")),
+    ("http10", Answer(200, "ok")),
+    ("no-content-with-body", Refused(502)),
+    ("not-modified-with-body", Answer(304, "")),
+    ("unsolicited-101", Refused(502)),
+    ("informational", Answer(200, "ok")),
+    ("informational-200", Answer(200, "ok")),
+    ("named-hop-by-hop", Answer(200, "ok")),
+    ("header-injection", Refused(502)),
+    ("huge-head", Refused(502)),
+    ("garbage", Refused(502)),
+    ("early-close", Answer(401, "no")),
+    ("early-keep", Answer(401, "no")),
+    ("hang-before-head", Refused(504)),
+    ("hang-in-head", Refused(504)),
+    ("hang-in-body", Cut),
+    ("hang-in-chunk", Cut),
+    // `HTTP/1.1 200 OK`, a body without end, and `HTTP/0.9`.
+    ("hex/485454502f312e3120323030204f4b0d0a0d0a6f6b/close", Answer(200, "ok")),
+    ("hex/68656c6c6f20776f726c640d0a/close", Refused(502)),
+];
+
+#[tokio::test]
+async fn no_fault_of_a_backend_reaches_another_request() {
+    let origin = Peer::start("raw_origin.py", &[]).await;
+    let pool = format!(
+        "servers: [\"http://{}\"], timeouts: {{ response: 700ms, read: 700ms }}",
+        origin.address()
+    );
+    let gateway = front(&pool).await;
+    let client = gateway.client();
+    let mut checks = tokio::task::JoinSet::new();
+    for (name, expected) in FAULTS {
+        let client = client.clone();
+        checks.spawn(async move { check(client.connect().await, name, expected).await });
+    }
+    let wrong: Vec<String> = checks.join_all().await.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for (name, expected) in FAULTS {
+        let path = format!("/{name}");
+        let is_its = |line: &serde_json::Value| field(line, "url.path") == path.as_str();
+        let line = gateway.wait_access(is_its).await;
+        let lines = gateway.access().into_iter().filter(is_its).count();
+        assert_eq!(lines, 1 + usize::from(name == "ok") * (lines - 1), "one line: {line}");
+        assert_eq!(field(&line, "error.type").is_null(), matches!(expected, Answer(..)), "{line}");
+    }
+}
+
+/// Sends a request for the fault and three more, and says what is wrong.
+async fn check(mut client: Connection, name: &str, expected: Seen) -> Option<String> {
+    let body = if name.starts_with("early") { "x".repeat(1 << 20) } else { String::new() };
+    let request =
+        format!("POST /{name} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    client.send(request.as_bytes()).await.unwrap();
+    // An answer may come before all has been sent.
+    let _ = client.send(body.as_bytes()).await;
+    let seen = match client.read_reply(false).await {
+        Ok(reply) if reply.header("x-request-id").is_some() => Refused(reply.status),
+        Ok(reply) => Answer(
+            reply.status,
+            if reply.text() == "ok" {
+                "ok"
+            } else if reply.text() == "no" {
+                "no"
+            } else if reply.body.is_empty() {
+                ""
+            } else {
+                "something else"
+            },
+        ),
+        Err(_) => Cut,
+    };
+    if seen != expected {
+        return Some(format!("{name}: {seen:?}, expected {expected:?}"));
+    }
+    for number in 1..=3 {
+        // Either the connection is over, or it answers as if nothing had been.
+        let request = format!("GET /ok?{number} HTTP/1.1\r\nHost: a\r\n\r\n");
+        if client.send(request.as_bytes()).await.is_err() {
+            return None;
+        }
+        match client.read_reply(false).await {
+            Err(_) => return None,
+            Ok(reply) if (reply.status, reply.text().as_str()) == (200, "ok") => {}
+            Ok(reply) => {
+                return Some(format!(
+                    "{name}: follow-up {number}: {} {:?}",
+                    reply.status,
+                    reply.text()
+                ));
+            }
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn a_head_larger_than_the_limit_or_without_end_costs_little_memory() {
+    let origin = Peer::start("raw_origin.py", &[]).await;
+    let gateway = front(&format!("servers: [\"http://{}\"]", origin.address())).await;
+    let ask = async |count| {
+        for _ in 0..count {
+            assert_eq!(gateway.client().get("/huge-head").await.status, 502);
+        }
+    };
+    ask(5).await;
+    let before = gateway.memory_peak();
+    ask(60).await;
+    let growth = gateway.memory_peak() - before;
+    assert!(growth < 40 << 20, "grew by {growth} bytes");
+}
+
+#[tokio::test]
+async fn a_bad_head_is_not_copied_into_the_log() {
+    let origin = Peer::start("raw_origin.py", &[]).await;
+    let gateway = front(&format!("servers: [\"http://{}\"]", origin.address())).await;
+    for name in ["header-injection", "huge-head", "garbage", "two-lengths", "bad-chunk"] {
+        let _ = gateway.client().try_get(&format!("/{name}")).await;
+    }
+    gateway.wait_accesses(5, |_| true).await;
+    let log = gateway.log().to_string();
+    assert!(log.len() < 8 << 10, "{} bytes", log.len());
+    for secret in ["X-B", "xxxx", "this is not HTTP", "0x2"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}

@@ -1,0 +1,216 @@
+//! TLS to the backend.
+
+use std::fs;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::config;
+use crate::support::{Gateway, field, within};
+
+/// A CA, and what it signs.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    fn issue(&self, name: &str, is_expired: bool) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        if is_expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        roots
+    }
+}
+
+/// What an origin has seen: connections, requests, and the last one's SNI and client certificate.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    handshakes: usize,
+    requests: usize,
+    name: Option<String>,
+    has_client_certificate: bool,
+}
+
+/// An HTTPS origin that answers everything with `tls`.
+struct TlsOrigin {
+    port: u16,
+    seen: watch::Receiver<Seen>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for TlsOrigin {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl TlsOrigin {
+    async fn start(ca: &Authority, name: &str, is_expired: bool, wants_client: bool) -> Self {
+        let (certificate, key) = ca.issue(name, is_expired);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = if wants_client {
+            let roots = Arc::new(ca.roots());
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+        let acceptor = TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tell, seen) = watch::channel(Seen::default());
+        let accepting = tokio::spawn(serve(listener, acceptor, Arc::new(tell)));
+        Self { port, seen, accepting }
+    }
+
+    fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, tell: Arc<watch::Sender<Seen>>) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, tell) = (acceptor.clone(), Arc::clone(&tell));
+        connections.spawn(async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let (_, session) = stream.get_ref();
+            tell.send_modify(|seen| {
+                seen.handshakes += 1;
+                seen.name = session.server_name().map(str::to_owned);
+                seen.has_client_certificate = session.peer_certificates().is_some();
+            });
+            let mut unread = Vec::new();
+            while stream.read_buf(&mut unread).await.is_ok_and(|count| count > 0) {
+                if unread.ends_with(b"\r\n\r\n") {
+                    unread.clear();
+                    tell.send_modify(|seen| seen.requests += 1);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntls";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A gateway in front of `https://localhost:port`, with the CA in `ca.pem` and a client's
+/// certificate in `client.pem`.
+async fn front(ca: &Authority, port: u16, tls: &str) -> Gateway {
+    let directory = TempDir::new().unwrap();
+    let (client, key) = ca.issue("gateway.test", false);
+    fs::write(directory.path().join("ca.pem"), ca.certificate.pem()).unwrap();
+    fs::write(directory.path().join("client.pem"), client.pem()).unwrap();
+    fs::write(directory.path().join("client.key"), key.serialize_pem()).unwrap();
+    let pool = format!("servers: [\"https://localhost:{port}\"], tls: {{ {tls} }}");
+    Gateway::start_in(directory, &config(&pool)).await
+}
+
+#[tokio::test]
+async fn a_backend_of_our_own_ca_is_trusted_and_its_connection_kept() {
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "localhost", false, false).await;
+    let gateway = front(&ca, origin.port, "ca: ca.pem").await;
+    let mut client = gateway.client().connect().await;
+    for _ in 0..3 {
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(client.read_reply(false).await.unwrap().text(), "tls");
+    }
+    let seen = origin.seen();
+    assert_eq!((seen.handshakes, seen.requests), (1, 3));
+    assert_eq!(seen.name.as_deref(), Some("localhost"));
+}
+
+#[tokio::test]
+async fn the_server_name_may_be_another_than_the_address() {
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "app.internal", false, false).await;
+    let gateway = front(&ca, origin.port, "ca: ca.pem, server_name: app.internal").await;
+    assert_eq!(gateway.client().get("/").await.text(), "tls");
+    assert_eq!(origin.seen().name.as_deref(), Some("app.internal"));
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_there_is_one() {
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "localhost", false, true).await;
+    let gateway = front(&ca, origin.port, "ca: ca.pem, cert: client.pem, key: client.key").await;
+    assert_eq!(gateway.client().get("/").await.text(), "tls");
+    assert!(origin.seen().has_client_certificate);
+
+    let gateway = front(&ca, origin.port, "ca: ca.pem").await;
+    assert_eq!(gateway.client().get("/").await.status, 502);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_good_is_refused_for_a_reason_only_the_log_tells() {
+    let ca = Authority::new("ours");
+    let stranger = Authority::new("stranger");
+    for (issuer, name, is_expired, reason) in [
+        (&ca, "localhost", true, "expired"),
+        (&ca, "other.test", false, "not valid for name"),
+        (&stranger, "localhost", false, "UnknownIssuer"),
+    ] {
+        let origin = TlsOrigin::start(issuer, name, is_expired, false).await;
+        let gateway = front(&ca, origin.port, "ca: ca.pem").await;
+        let reply = gateway.client().send("GET", "/", "Accept: application/json\r\n", b"").await;
+        assert_eq!(reply.status, 502, "{reason}");
+        assert_eq!(reply.json()["error"], "upstream_tls");
+        for inner in ["certificate", "expired", "localhost", "issuer", &origin.port.to_string()] {
+            assert!(!reply.text().contains(inner), "{inner} in {}", reply.text());
+        }
+        let event = gateway.wait_log(|line| field(line, "error.type") == "upstream_tls").await;
+        let cause = field(&event, "error").as_str().unwrap();
+        assert!(cause.contains(reason), "{reason}: {cause}");
+        assert_eq!(origin.seen().requests, 0);
+        drop(gateway);
+
+        let gateway = front(&ca, origin.port, "verify: false").await;
+        assert_eq!(gateway.client().get("/").await.text(), "tls", "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_without_tls_is_a_bad_gateway() {
+    let ca = Authority::new("ours");
+    let origin = crate::support::Stage::open().await;
+    let gateway = front(&ca, origin.address().port(), "ca: ca.pem").await;
+    let client = gateway.client();
+    let reply = tokio::spawn(async move { client.get("/").await.status });
+    let mut connection = origin.accept().await;
+    connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    assert_eq!(within("answer", reply).await.unwrap(), 502);
+}
