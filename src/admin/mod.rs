@@ -4,6 +4,8 @@
 //! changes nothing. Bound to loopback; a request with a foreign `Host`, as a rebound DNS name in a
 //! browser would send, is refused.
 
+pub mod control;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;

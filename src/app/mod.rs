@@ -163,7 +163,7 @@ fn bind_all(config: &Config) -> Result<Vec<(usize, Bound)>, StartError> {
 }
 
 async fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(admin) = config.admin else { return Ok(None) };
+    let Some(admin) = &config.admin else { return Ok(None) };
     let bound = TcpListener::bind(admin.bind).await;
     bound.map(Some).map_err(|source| StartError::Admin { address: admin.bind, source })
 }

@@ -189,6 +189,7 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
         sites: sites.unwrap_or_default(),
         upstreams,
         certificates: certificates.unwrap_or_default(),
+        filters: Vec::new(),
         storage: storage.unwrap_or_else(|| default_storage(&reading.base)),
         trusted_proxies: CidrSet::from_iter(trusted_proxies),
         limits: limits?,

@@ -5,6 +5,8 @@
 
 pub mod certificate;
 pub mod effective;
+pub mod filter;
+pub mod health;
 pub mod listener;
 pub mod process;
 pub mod route;
@@ -51,6 +53,8 @@ pub struct Config {
     pub upstreams: Vec<upstream::Upstream>,
     /// Operator-managed certificates.
     pub certificates: Vec<certificate::Certificate>,
+    /// Named chains of filters.
+    pub filters: Vec<filter::Chain>,
     /// Directory for what the gateway keeps. Absolute, or relative to the working directory.
     pub storage: PathBuf,
     /// Whose forwarding headers are believed. Default nobody.

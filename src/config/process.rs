@@ -70,15 +70,30 @@ pub enum AccessLog {
     Off,
     /// Standard output.
     Stdout,
-    /// Appended to a file.
-    File(PathBuf),
+    /// Appended to a file, which is replaced by a new one from time to time.
+    File(LogFile),
+}
+
+/// A log file, and when a new one is begun.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogFile {
+    /// The file that is written now; older ones stand beside it.
+    pub path: PathBuf,
+    /// Whether a new one is begun every day, at midnight UTC. Default false.
+    pub daily: bool,
+    /// Size in bytes at which a new one is begun; `None` is no bound. Default none.
+    pub max_size: Option<u64>,
+    /// How many older ones are kept. Default 14.
+    pub keep: usize,
 }
 
 /// `admin:`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Admin {
     /// Loopback unless a token is set. Default 127.0.0.1:2019.
     pub bind: SocketAddr,
+    /// The token for what changes state; `None`: one that is made under `storage:`.
+    pub token: Option<String>,
 }
 
 /// `shutdown:`.
@@ -203,7 +218,8 @@ impl AccessLog {
             let to = keys.choice("to", &[("stdout", ())]);
             let file = keys.read("file", value::path);
             keys.finish();
-            file.map(Self::File).or_else(|| to.map(|()| Self::Stdout))
+            let plain = |path| LogFile { path, daily: false, max_size: None, keep: 14 };
+            file.map(plain).map(Self::File).or_else(|| to.map(|()| Self::Stdout))
         })
     }
 }
@@ -229,7 +245,7 @@ impl Admin {
             let mut keys = map.keys(&ADMIN, reading);
             let bind = keys.read("bind", read_loopback);
             keys.finish();
-            Some(Some(Self { bind: bind? }))
+            Some(Some(Self { bind: bind?, token: None }))
         })
     }
 }

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 
 use super::diagnostic::{Span, quoted};
+use super::filter::FilterUse;
 use super::grammar::{REDIRECT, RESPOND, ROUTE, ROUTE_TIMEOUTS};
 use super::reading::{Reading, shown};
 use super::tree::{Map, Node};
@@ -24,6 +25,8 @@ pub struct Route {
     pub action: Action,
     /// What is changed in the path before it goes upstream. Only with [`Action::Upstream`].
     pub rewrite: Option<Rewrite>,
+    /// Run after the site's, in this order.
+    pub filters: Vec<FilterUse>,
     /// Bound on the whole exchange; `None` is no bound.
     pub request_timeout: Option<Duration>,
 }
@@ -183,7 +186,8 @@ impl Route {
         let action = target.or(redirect).or(respond)?;
         let matcher = matcher?;
         let (line, label) = (map.span.line, matcher.label());
-        let checked = Self { line, label, matcher, action, rewrite, request_timeout };
+        let checked =
+            Self { line, label, matcher, action, rewrite, request_timeout, filters: Vec::new() };
         Some(Written { checked, span })
     }
 
@@ -196,6 +200,7 @@ impl Route {
             action: Action::Upstream(target),
             rewrite: None,
             request_timeout: None,
+            filters: Vec::new(),
         };
         Written { checked, span }
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::diagnostic::{Span, quoted};
+use super::filter::FilterUse;
 use super::grammar::SITE;
 use super::keys::Keys;
 use super::listener::Protocol;
@@ -30,6 +31,8 @@ pub struct Site {
     pub https: HttpsPolicy,
     /// Default `refuse`.
     pub encoded_slashes: EncodedSlashes,
+    /// Run for every route of the site, before the route's own.
+    pub filters: Vec<FilterUse>,
     /// In the order written; `upstream:` on the site itself is the last one. Never empty.
     pub routes: Vec<Route>,
 }
@@ -112,6 +115,7 @@ impl Site {
             certificate: certificate?,
             https: https?,
             encoded_slashes: encoded_slashes?,
+            filters: Vec::new(),
             routes: routes.into_iter().map(|route| route.checked).collect(),
         })
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::diagnostic::{Span, quoted};
 use super::grammar::UPSTREAM;
 use super::grammar_upstream::{HOST, POOL_LIMITS, SERVER, TIMEOUTS, UPSTREAM_TLS};
+use super::health::{Health, Retry};
 use super::reading::{Reading, shown};
 use super::tree::{Entry, Map, Node, Scalar};
 use super::{url, value};
@@ -32,6 +33,10 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// Default http/1.1.
     pub protocol: UpstreamProtocol,
+    /// Active checks; `None`: servers count as healthy.
+    pub health: Option<Health>,
+    /// When a request is tried again.
+    pub retry: Retry,
 }
 
 /// One server of a pool.
@@ -47,6 +52,8 @@ pub struct Server {
     pub port: u16,
     /// Share of requests relative to its siblings, 1–1000. Default 1.
     pub weight: u32,
+    /// Whether it is used only while no other server is available. Default false.
+    pub backup: bool,
 }
 
 /// How a pool picks among its servers.
@@ -226,6 +233,8 @@ impl Upstream {
             limits: limits?,
             tls: tls?,
             protocol: protocol?,
+            health: None,
+            retry: Retry::default(),
         })
     }
 }

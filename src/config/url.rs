@@ -65,7 +65,7 @@ fn parse(text: &str) -> Result<Server, (String, String)> {
         Ok((_, Some(0))) => Err(("a server's port is 1 to 65535".to_owned(), String::new())),
         Ok((host, port)) => {
             let port = port.unwrap_or(if https { 443 } else { 80 });
-            Ok(Server { url: text.to_owned(), https, host, port, weight: 1 })
+            Ok(Server { url: text.to_owned(), https, host, port, weight: 1, backup: false })
         }
         Err(_) if authority.parse::<Ipv6Addr>().is_ok() => {
             Err((String::new(), format!("write \"{scheme}://{}\"", bracketed(authority))))

@@ -115,6 +115,7 @@ mod tests {
             action: Action::Welcome,
             rewrite: Some(Rewrite::StripPrefix((*prefix).to_owned())),
             request_timeout: None,
+            filters: Vec::new(),
         };
         site::Site {
             name: patterns[0].to_owned(),
@@ -123,6 +124,7 @@ mod tests {
             certificate: SiteCertificate::None,
             https: HttpsPolicy::Both,
             encoded_slashes: EncodedSlashes::Refuse,
+            filters: Vec::new(),
             routes: prefixes.iter().map(route).collect(),
         }
     }

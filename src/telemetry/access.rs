@@ -23,7 +23,7 @@ use self::queue::Queue;
 pub use self::record::AccessRecord;
 use super::line;
 use super::timestamp::Timestamp;
-use crate::config::process::{AccessLog as Destination, Log, LogFormat};
+use crate::config::process::{AccessLog as Destination, Log, LogFile, LogFormat};
 
 /// Where access lines are handed in. One for the process; a reload that changes the destination
 /// opens another and closes this one.
@@ -70,7 +70,7 @@ impl AccessLog {
                 let format = line::format_for(log.format, io::stdout().is_terminal());
                 Self::to(Box::new(io::stdout()), format)
             }
-            Destination::File(path) => {
+            Destination::File(LogFile { path, .. }) => {
                 Self::to(append_to(path)?, line::format_for(log.format, false))
             }
         }
@@ -147,6 +147,10 @@ mod tests {
         Log { level: "info".to_owned(), format: None, access }
     }
 
+    fn to_file(path: PathBuf) -> Destination {
+        Destination::File(LogFile { path, daily: false, max_size: None, keep: 14 })
+    }
+
     fn record(path: &[u8]) -> AccessRecord<'_> {
         AccessRecord { path, ..AccessRecord::new(UNIX_EPOCH + Duration::from_secs(5)) }
     }
@@ -155,7 +159,7 @@ mod tests {
     async fn what_was_handed_in_before_close_is_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/logs/access.log");
-        let log = log_to(Destination::File(path.clone()));
+        let log = log_to(to_file(path.clone()));
         for round in 1..=2 {
             let access = AccessLog::open(&log).unwrap();
             for _ in 0..1000 {
@@ -179,7 +183,7 @@ mod tests {
     async fn lines_of_many_threads_never_mix() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
-        let access = AccessLog::open(&log_to(Destination::File(path.clone()))).unwrap();
+        let access = AccessLog::open(&log_to(to_file(path.clone()))).unwrap();
         std::thread::scope(|threads| {
             for thread in 0..4 {
                 let access = &access;
@@ -205,12 +209,12 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = AccessLog::open(&log_to(Destination::File(dir.path().to_owned()))).unwrap_err();
+        let error = AccessLog::open(&log_to(to_file(dir.path().to_owned()))).unwrap_err();
         assert!(error.to_string().starts_with("cannot open the access log "), "{error}");
 
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let below = log_to(Destination::File(file.join("access.log")));
+        let below = log_to(to_file(file.join("access.log")));
         let error = AccessLog::open(&below).unwrap_err();
         assert!(error.to_string().starts_with("cannot create the directory "), "{error}");
     }

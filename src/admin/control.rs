@@ -1,0 +1,79 @@
+//! What may be asked of a running gateway, and what it answers: the way from whoever asks for a
+//! reload (a signal, a changed file, the admin API, the service control manager) to the one task of
+//! `app` that does it.
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Asks the task that owns the configuration. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Control(mpsc::Sender<Reload>);
+
+/// One request for a reload.
+#[derive(Debug)]
+pub struct Reload {
+    /// Who asks, for the log: `SIGHUP`, `admin`, `file`, `service`.
+    pub reason: &'static str,
+    /// Gets the outcome; nobody need listen.
+    pub answer: oneshot::Sender<Outcome>,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The new configuration is in force.
+    Applied {
+        /// Its generation.
+        generation: u64,
+        /// What was noticed, as `wardgate check` prints it; may be empty.
+        warnings: String,
+    },
+    /// Nothing differs from what is in force.
+    Unchanged {
+        /// The generation in force.
+        generation: u64,
+    },
+    /// What was in force stays in force.
+    Rejected {
+        /// The generation in force.
+        generation: u64,
+        /// Why, as `wardgate check` prints it.
+        faults: String,
+    },
+}
+
+/// The process is ending: nobody reloads any more.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the gateway is stopping")]
+pub struct Stopping;
+
+impl Control {
+    /// The asking end and the answering end. Requests that come while one is worked on wait, at most
+    /// `pending` of them; askers beyond that wait for their turn to ask.
+    #[must_use]
+    pub fn channel(pending: usize) -> (Self, mpsc::Receiver<Reload>) {
+        let (sender, receiver) = mpsc::channel(pending);
+        (Self(sender), receiver)
+    }
+
+    /// Has the configuration read again, and waits for the outcome.
+    ///
+    /// # Errors
+    /// [`Stopping`]: the process ends.
+    pub async fn reload(&self, reason: &'static str) -> Result<Outcome, Stopping> {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Reload { reason, answer }).await.map_err(|_| Stopping)?;
+        outcome.await.map_err(|_| Stopping)
+    }
+}
+
+impl Outcome {
+    /// `applied`, `unchanged` or `rejected`: the label in metrics and the word in the API.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Applied { .. } => "applied",
+            Self::Unchanged { .. } => "unchanged",
+            Self::Rejected { .. } => "rejected",
+        }
+    }
+}
