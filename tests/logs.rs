@@ -95,11 +95,21 @@ async fn secrets_of_a_request_are_in_no_line_at_any_level() {
         for path in ["/a?token=s3cr3t", "/a%2fb?token=s3cr3t"] {
             let url = format!("{scheme}://app.test:{port}{path}");
             let fields = ["Cookie: id=s3cr3t", "Authorization: Bearer s3cr3t", "X-Api-Key: s3cr3t"];
-            let mut arguments =
-                vec!["--silent", "--noproxy", "*", version, "--cacert", &ca, "--resolve", &resolve];
+            let mut arguments = vec![
+                "--silent",
+                "--show-error",
+                "--noproxy",
+                "*",
+                version,
+                "--cacert",
+                &ca,
+                "--resolve",
+                &resolve,
+            ];
             arguments.extend(fields.iter().flat_map(|field| ["--header", field]));
             arguments.extend(["--data", "password=s3cr3t", &url]);
-            assert!(run("curl", arguments).await.status.success());
+            let output = run("curl", arguments).await;
+            assert!(output.status.success(), "{output:?}");
         }
     }
     assert_eq!(origin.requests()[0].target, "/a?token=s3cr3t", "the backend does get it");

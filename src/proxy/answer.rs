@@ -1,8 +1,11 @@
 //! Sending an answer of our own through the engine.
 
+use std::time::Duration;
+
 use http::{Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v1::server::HttpSession;
+use pingora_core::protocols::http::v2::server::HttpSession as HttpSessionV2;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -38,7 +41,30 @@ pub(super) async fn send(session: &mut Session, exchange: &Exchange, reply: Repl
     if let Some(connection) = &exchange.connection {
         connection.note_answered(keeps(session));
     }
+    if let ServerSession::H2(stream) = session.as_downstream_mut() {
+        // Whatever becomes of the body, the answer is out.
+        let _ = tokio::time::timeout(LINGER, take_rest(stream)).await;
+    }
     Ok(())
+}
+
+/// How long the rest of a request's body is taken after an early answer, on h2.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// How many bytes of it: as many as a client may send without asking, by default (RFC 9113 §6.9.2).
+const LINGER_BYTES: usize = 65_535;
+
+/// Takes the rest of a small body that the client is about to send. Else the stream ends in a reset,
+/// and though that says NO_ERROR (RFC 9113 §8.1), clients that are still sending lose the answer over
+/// it, such as curl 7.88.
+async fn take_rest(stream: &mut HttpSessionV2) {
+    let mut taken = 0;
+    while taken < LINGER_BYTES && !stream.is_body_done() {
+        match stream.read_body_bytes().await {
+            Ok(Some(bytes)) => taken += bytes.len(),
+            Ok(None) | Err(_) => return,
+        }
+    }
 }
 
 /// Whether the HTTP/1.1 connection is to be kept after this answer.

@@ -5,8 +5,12 @@ import sys
 
 
 def tell(event, **fields):
-    """Writes one event at once; `listening` with its port is a server's first."""
-    print(json.dumps({"event": event, **fields}), flush=True)
+    """Writes one event at once; `listening` with its port is a server's first.
+
+    In one piece, line end and all: threads tell at the same time.
+    """
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 def end_with_parent():
