@@ -202,7 +202,9 @@ async fn the_demo_backend_says_where_it_is_and_ends_when_told() {
 async fn on_a_terminal_a_person_reads_urls_and_ctrl_c_ends_it() {
     let directory = directory(&[("gateway.yaml", FINE)]);
     let mut child = Command::new("script")
-        .args(["--quiet", "--return", "--command", &format!("'{WARDGATE}' run"), "/dev/null"])
+        .args(["--quiet", "--return", "--command", &format!("exec '{WARDGATE}' run"), "/dev/null"])
+        // A shell of the user's might stay between the terminal and the program.
+        .env("SHELL", "/bin/sh")
         .current_dir(directory.path())
         .env("NO_COLOR", "1")
         .stdin(Stdio::piped())
