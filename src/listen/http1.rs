@@ -86,6 +86,7 @@ pub async fn serve(mut line: Line, around: Arc<Surroundings>) {
         if is_over || poll_fn(|cx| line.poll_drain(cx)).await.is_err() {
             return line.close(LINGER).await;
         }
+        line.end();
         line.shrink();
     }
 }

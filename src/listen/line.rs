@@ -55,8 +55,9 @@ pub struct Line {
     /// Bytes of the response taken from the engine in this exchange.
     taken: u64,
     at_end: bool,
-    /// Whether the client had ended its direction before the present exchange began.
-    had_ended: bool,
+    /// Whether the client's end means nothing in the present exchange: it pipelined, and may end its
+    /// direction behind its last request.
+    may_end: bool,
     read_alarm: Alarm,
     write_alarm: Alarm,
     /// Last moment at which a byte moved in either direction.
@@ -82,7 +83,7 @@ impl Line {
             outbox: BytesMut::new(),
             taken: 0,
             at_end: false,
-            had_ended: false,
+            may_end: false,
             read_alarm: Alarm::default(),
             write_alarm: Alarm::default(),
             progress: Instant::now(),
@@ -127,7 +128,6 @@ impl Line {
         self.cleared = head_end - leading;
         self.body = BodyTracker::new(framing);
         self.taken = 0;
-        self.had_ended = self.at_end;
         self.progress = Instant::now();
     }
 
@@ -138,6 +138,12 @@ impl Line {
         inbox.extend_from_slice(bytes);
         inbox.extend_from_slice(&self.inbox[span.end..]);
         self.inbox = inbox;
+    }
+
+    /// Ends an exchange; what has arrived already is the next one's.
+    pub fn end(&mut self) {
+        // Whether the end was seen by now is chance: the engine stops reading when the answer comes.
+        self.may_end = self.at_end || !self.inbox.is_empty();
     }
 
     /// Whether head and body have been handed on completely, so that the next byte begins the
@@ -245,7 +251,7 @@ impl Line {
             match self.poll_fill(cx) {
                 // A client that pipelined and then half-closed still wants its answers, the last
                 // one too. Whether it is gone altogether shows when the next one is written.
-                Poll::Ready(Ok(0)) if self.had_ended || !self.inbox.is_empty() => break,
+                Poll::Ready(Ok(0)) if self.may_end || !self.inbox.is_empty() => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
