@@ -283,6 +283,17 @@ impl Server {
         Some(Self { weight: weight?, ..server? })
     }
 
+    /// `host` or `host:port` as a client of the server would ask for it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let default_port = if self.https { 443 } else { 80 };
+        if self.port == default_port {
+            self.host.to_string()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
     /// Reports a server that its pool has already.
     fn claim(&self, span: Span, seen: &mut HashMap<Address, u32>, reading: &mut Reading) {
         let identity = (self.https, self.host.clone(), self.port);
