@@ -52,6 +52,7 @@ async fn choose(exchange: &mut Exchange, pool: &Pool) -> Result<Occupied, Failur
     }
     pool.pick(&exchange.tried).await.ok_or_else(|| match pool.endpoints().is_empty() {
         true => Failure::UpstreamUnresolved,
+        false if exchange.tried.is_empty() => Failure::NoHealthyUpstream,
         false => Failure::NoUpstream,
     })
 }

@@ -283,6 +283,12 @@ impl Pool {
         if present.is_empty() { chosen.to_vec() } else { present }
     }
 
+    /// Whether any endpoint gets requests.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        !self.selection.load().chosen.is_empty()
+    }
+
     /// Whether there is an available endpoint that is not among `tried`.
     #[must_use]
     pub fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
