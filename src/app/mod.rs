@@ -31,7 +31,7 @@ use crate::telemetry::access::{AccessLog, AccessLogError};
 use crate::tls::server_config::{self, ServerConfigError};
 use crate::tls::ticket::TicketError;
 use crate::tls::{CertStore, ClientConfigError, SystemRoots, Tickets};
-use crate::upstream::{Pool, Resolver, pool, resolve};
+use crate::upstream::{self, Pool, Resolver};
 
 pub use certificates::CertificatesError;
 pub use greeting::{Greeting, Invocation};
@@ -179,23 +179,21 @@ fn build_pools(config: &Config) -> Result<Vec<Arc<Pool>>, StartError> {
     if roots.skipped > 0 {
         tracing::warn!(count = roots.skipped, "skipped CAs of the system that cannot be read");
     }
-    let build = |spec: &crate::config::upstream::Upstream| match Pool::new(spec.clone(), &roots) {
-        Ok(pool) => Ok(Arc::new(pool)),
-        Err(source) => Err(StartError::Pool { name: spec.name.clone(), source }),
-    };
+    let build =
+        |spec: &crate::config::upstream::Upstream| match Pool::new(spec.clone(), &roots, None) {
+            Ok(pool) => Ok(Arc::new(pool)),
+            Err(source) => Err(StartError::Pool { name: spec.name.clone(), source }),
+        };
     config.upstreams.iter().map(build).collect()
 }
 
-/// Starts what pools need while they live: look-ups of names, and the end of idle connections.
+/// Starts what pools need while they live.
 fn keep_pools(pools: &[Arc<Pool>], tasks: &Tasks) {
-    let mut resolver = None;
+    let has_names = pools.iter().any(|pool| pool.named_servers().next().is_some());
+    let resolver = has_names.then(Resolver::from_system);
     for pool in pools {
-        tasks.spawn("idle connections", pool::sweep_idle(Arc::clone(pool), tasks.stop_token()));
-        for index in pool.named_servers() {
-            let resolver = resolver.get_or_insert_with(Resolver::from_system).clone();
-            let stop = tasks.stop_token();
-            tasks.spawn("resolve", resolve::keep_resolved(Arc::clone(pool), index, resolver, stop));
-        }
+        let keep = upstream::keep(Arc::clone(pool), resolver.clone(), tasks.stop_token());
+        tasks.spawn("pool", keep);
     }
 }
 

@@ -8,6 +8,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::Diagnostics;
 use super::grammar::{LISTENER, ROOT, SITE};
+use super::grammar_upstream::RETRY;
+use super::health::IDEMPOTENT;
 use super::load::{Loaded, STANDARD_LISTENERS, default_storage};
 use super::section::{Absent, Key, Section, Shape};
 use super::tree::{self, Map, Node, Scalar};
@@ -52,6 +54,8 @@ impl View<'_> {
             Absent::Text(text) => return Some(plain(text)),
             // An http listener has no TLS settings, and a plain pool has none either.
             Absent::Defaults if key.name == "tls" && !speaks_tls(section, map) => return None,
+            // A check that only connects expects no answer.
+            Absent::Defaults if key.name == "expect" && map.entry("tcp").is_some() => return None,
             Absent::Defaults => {
                 let value = self.value(&key.shape, &Node::Map(Map::default()));
                 let says_something = value.as_mapping().is_none_or(|mapping| !mapping.is_empty());
@@ -81,6 +85,9 @@ impl View<'_> {
                 let names: &[&str] =
                     if speaks_tls(section, map) { &["h2", "http/1.1"] } else { &["http/1.1"] };
                 Some(Value::Sequence(names.iter().map(|name| plain(name)).collect()))
+            }
+            "methods" if is_in(&RETRY) => {
+                Some(Value::Sequence(IDEMPOTENT.iter().map(|name| plain(name.as_str())).collect()))
             }
             _ => None,
         }

@@ -85,6 +85,10 @@ fn words(shape: &Shape) -> String {
             Scalar::Url => "URL",
             Scalar::Regex => "regular expression",
             Scalar::Template => "text with placeholders",
+            Scalar::Target => "path, perhaps with a query",
+            Scalar::Statuses => "status codes and ranges",
+            Scalar::RetryStatus => "429 or 500 to 599",
+            Scalar::Percent => "percentage",
         }
         .to_owned(),
         Shape::Choice(now, _) => now.iter().map(code).collect::<Vec<_>>().join(", "),

@@ -115,6 +115,20 @@ fn scalar(scalar: Scalar) -> Value {
         Scalar::Method => text("^[A-Z0-9!#$%&'*+.^_`|~-]+$"),
         Scalar::Block => text("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"),
         Scalar::PathPattern => text("^/"),
+        Scalar::Target => text("^/"),
+        Scalar::Percent => text("^[0-9]{1,3}%$"),
+        Scalar::Statuses => json!({
+            "type": ["string", "integer"],
+            "minimum": 200,
+            "maximum": 599,
+            "pattern": "^ *[2-5][0-9]{2}(-[2-5][0-9]{2})?( *, *[2-5][0-9]{2}(-[2-5][0-9]{2})?)* *$|\\$\\{",
+        }),
+        Scalar::RetryStatus => json!({
+            "type": ["string", "integer"],
+            "minimum": 429,
+            "maximum": 599,
+            "pattern": "^(429|5[0-9]{2})$|\\$\\{",
+        }),
         Scalar::Url => text("^[hH][tT][tT][pP][sS]?://"),
         Scalar::Regex => json!({ "type": "string", "format": "regex" }),
         Scalar::Path | Scalar::HostPattern | Scalar::Template => {

@@ -93,6 +93,14 @@ pub(super) enum Scalar {
     Regex,
     /// `https://{host}{uri}`.
     Template,
+    /// `/healthz?full=1`.
+    Target,
+    /// `200-399`, `404`, or several of both with commas.
+    Statuses,
+    /// `429` or a status of 500 to 599.
+    RetryStatus,
+    /// `20%`.
+    Percent,
 }
 
 impl Section {

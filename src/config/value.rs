@@ -182,6 +182,24 @@ fn split_unit(text: &str) -> (&str, &str) {
     (&text[..end], &text[end..])
 }
 
+/// A percentage from 0% to 100%.
+pub(super) fn percent(node: &Node, reading: &mut Reading) -> Option<u32> {
+    let scalar = scalar(node, reading)?;
+    let (digits, unit) = split_unit(&scalar.text);
+    match digits.parse::<u32>() {
+        Ok(percent @ 0..=100) if unit == "%" => return Some(percent),
+        Ok(percent @ 0..=100) if unit.trim() == "%" || unit.is_empty() => {
+            let message = format!("{} is not a percentage", quoted(shown(scalar)));
+            reading.wrong(scalar, message, format!("write \"{percent}%\""));
+        }
+        _ => {
+            let message = format!("{} is not a percentage", quoted(shown(scalar)));
+            reading.wrong(scalar, message, "a whole number from 0% to 100%");
+        }
+    }
+    None
+}
+
 /// A whole number.
 pub(super) fn count(node: &Node, min: u64, max: u64, reading: &mut Reading) -> Option<u64> {
     let scalar = scalar(node, reading)?;

@@ -17,7 +17,7 @@ use super::gateway::{InFlight, Shared};
 use super::generation::Generation;
 use super::trace::{RequestId, TraceContext};
 use super::watch::StreamWatch;
-use crate::upstream::{Attempt, Endpoint, Place};
+use crate::upstream::{Attempt, Endpoint, Place, Retrying};
 
 /// One request and its answer.
 pub struct Exchange {
@@ -55,10 +55,14 @@ pub struct Exchange {
     /// End of the whole exchange.
     pub deadline: Option<Instant>,
     pub(super) place: Option<Place>,
-    /// Endpoints that could not be connected to before the present attempt.
+    /// Its part of the pool's budget, once it is tried again.
+    pub(super) retrying: Option<Retrying>,
+    /// Endpoints of the attempts before the present one, which failed.
     pub tried: Vec<Arc<Endpoint>>,
     /// Whether it was sent again because the kept connection it went out on was closed.
     pub is_resent: bool,
+    /// Whether the present attempt's answer is not passed on.
+    pub(super) is_discarded: bool,
     /// The present or last attempt.
     pub attempt: Option<Arc<Attempt>>,
     /// Why it is not answered as meant.
@@ -120,8 +124,10 @@ impl Exchange {
             upgrade: None,
             deadline: None,
             place: None,
+            retrying: None,
             tried: Vec::new(),
             is_resent: false,
+            is_discarded: false,
             attempt: None,
             failure: None,
             answer: Answer::default(),

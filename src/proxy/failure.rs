@@ -56,7 +56,7 @@ pub enum Failure {
     UpstreamBadResponse,
     /// The backend's name does not resolve.
     UpstreamUnresolved,
-    /// No backend is available.
+    /// No backend is left to try.
     NoUpstream,
     /// Too many requests by all clients together.
     Overloaded,
@@ -72,6 +72,8 @@ pub enum Failure {
     ReadTimeout,
     /// The whole exchange took longer than its route allows.
     ExchangeTimeout,
+    /// Every backend fails its checks.
+    NoHealthyUpstream,
 }
 
 /// What `Retry-After` says where nothing is known: long enough to spread the retries, short enough
@@ -105,7 +107,7 @@ pub enum GrpcStatus {
 
 impl Failure {
     /// One of each, in the order of `docs/errors.md`; for whoever keeps something per failure.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BadRequest("the request is malformed"),
         Self::NotFound,
         Self::MethodNotAllowed(SERVED_METHODS),
@@ -134,6 +136,7 @@ impl Failure {
         Self::ResponseTimeout,
         Self::ReadTimeout,
         Self::ExchangeTimeout,
+        Self::NoHealthyUpstream,
     ];
 
     /// What stands for a head that was refused before it became a request, with the status and the
@@ -202,7 +205,10 @@ impl Failure {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyRequests(wait) => Some(*wait),
-            Self::NoUpstream | Self::UpstreamUnresolved | Self::Stopping => Some(SOON),
+            Self::NoUpstream
+            | Self::NoHealthyUpstream
+            | Self::UpstreamUnresolved
+            | Self::Stopping => Some(SOON),
             Self::Overloaded | Self::PoolFull => Some(NEXT_MOMENT),
             _ => None,
         }
@@ -257,6 +263,7 @@ impl Failure {
             Self::ResponseTimeout => 25,
             Self::ReadTimeout => 26,
             Self::ExchangeTimeout => 27,
+            Self::NoHealthyUpstream => 28,
         }
     }
 }

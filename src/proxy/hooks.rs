@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::gateway::Shared;
-use super::{answer, onward, outcome};
+use super::{answer, onward, outcome, retry};
 
 /// The gateway as the engine sees it.
 #[derive(Debug)]
@@ -150,6 +150,10 @@ impl ProxyHttp for Hooks {
         if exchange.shared.is_stopping() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
+        let is_replayable = !session.as_ref().retry_buffer_truncated();
+        if retry::after_status(exchange, response.status, is_replayable) {
+            return Err(retry::discarded(response.status));
+        }
         onward::receive(exchange, response).map_err(|failure| stop(exchange, failure).into_up())
     }
 
@@ -173,7 +177,7 @@ impl ProxyHttp for Hooks {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(outcome::may_redial(exchange));
+        error.set_retry(retry::after_connect(exchange));
         error
     }
 
@@ -186,7 +190,7 @@ impl ProxyHttp for Hooks {
         _reused: bool,
     ) -> Box<Error> {
         let is_replayable = !session.as_ref().retry_buffer_truncated();
-        error.set_retry(outcome::may_resend(exchange, &error, is_replayable));
+        error.set_retry(retry::after_break(exchange, &error, is_replayable));
         error
     }
 

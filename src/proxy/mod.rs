@@ -30,5 +30,6 @@ mod record;
 pub mod refuse;
 pub mod reply;
 pub mod response_check;
+mod retry;
 pub mod trace;
 pub mod watch;

@@ -52,6 +52,7 @@ async fn choose(exchange: &mut Exchange, pool: &Pool) -> Result<Occupied, Failur
     }
     pool.pick(&exchange.tried).await.ok_or_else(|| match pool.endpoints().is_empty() {
         true => Failure::UpstreamUnresolved,
+        false if exchange.tried.is_empty() => Failure::NoHealthyUpstream,
         false => Failure::NoUpstream,
     })
 }
@@ -110,7 +111,9 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
     forward::request(request, &onward);
     let host = match &spec.host {
         HostHeader::Preserve => asked,
-        HostHeader::Upstream => server_authority(server)?,
+        HostHeader::Upstream => {
+            HeaderValue::from_str(&server.authority()).map_err(|_| Failure::Internal)?
+        }
         HostHeader::Name(name) => HeaderValue::from_str(name).map_err(|_| Failure::Internal)?,
     };
     set_target(exchange, request)?;
@@ -128,17 +131,6 @@ fn set_target(exchange: &Exchange, request: &mut RequestHeader) -> Result<(), Fa
     let uri = Uri::try_from(target).map_err(|_| Failure::Internal)?;
     request.set_uri(uri);
     Ok(())
-}
-
-/// `host` or `host:port` as a client of that server would ask for it.
-fn server_authority(server: &crate::config::upstream::Server) -> Result<HeaderValue, Failure> {
-    let default_port = if server.https { 443 } else { 80 };
-    let text = if server.port == default_port {
-        server.host.to_string()
-    } else {
-        format!("{}:{}", server.host, server.port)
-    };
-    HeaderValue::from_str(&text).map_err(|_| Failure::Internal)
 }
 
 /// Looks at the server's response head, and makes its fields those that the client gets.

@@ -1,6 +1,6 @@
-//! What an engine's error means, and whether the request may be tried again.
+//! What an engine's error means.
 
-use std::{fmt, io};
+use std::fmt;
 
 use pingora_error::{Error, ErrorSource, ErrorType};
 
@@ -8,9 +8,6 @@ use super::connection::ClientFault;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use crate::upstream::{DialFailure, Expired};
-
-/// Attempts after the first, when a connection was refused before anything was sent.
-const MORE_ATTEMPTS: usize = 1;
 
 /// What went wrong, for the client and the access line.
 #[must_use]
@@ -132,49 +129,10 @@ fn upstream(exchange: &Exchange, error: &Error) -> Failure {
     }
 }
 
-/// Whether a request whose connection failed to come about may go to another server. It was not
-/// sent, so any method may.
-#[must_use]
-pub(super) fn may_redial(exchange: &mut Exchange) -> bool {
-    let Some(attempt) = &exchange.attempt else { return false };
-    // The engine's own connector leaves no mark; whatever it says, nothing was sent.
-    let is_retryable = attempt.dial_failure().is_none_or(DialFailure::is_retryable);
-    if !is_retryable || attempt.expired().is_some() || exchange.tried.len() >= MORE_ATTEMPTS {
-        return false;
-    }
-    exchange.tried.push(std::sync::Arc::clone(attempt.endpoint()));
-    let has_another = attempt.pool.endpoints().len() > exchange.tried.len();
-    if !has_another {
-        exchange.tried.pop();
-    }
-    has_another
-}
-
-/// Whether a request may be sent again because the kept connection it went out on turned out to
-/// be closed: nothing of a response came, and the method may be repeated (RFC 9110 §9.2.2). Once:
-/// a server that closes every connection on it is not to be asked for ever.
-#[must_use]
-pub(super) fn may_resend(exchange: &mut Exchange, error: &Error, is_replayable: bool) -> bool {
-    let Some(attempt) = &exchange.attempt else { return false };
-    let is_stale = attempt.is_reused()
-        && !attempt.has_heard()
-        && attempt.expired().is_none()
-        && *error.esource() == ErrorSource::Upstream
-        && !is_refusal_to_write(error);
-    let is_unanswered = exchange.answer.first_byte.is_none();
-    let may_repeat = is_replayable && !exchange.is_resent && exchange.head.method.is_idempotent();
-    exchange.is_resent |= is_stale && is_unanswered && may_repeat;
-    is_stale && is_unanswered && may_repeat
-}
-
-/// Whether our own side, rather than the server's, ended the write.
-fn is_refusal_to_write(error: &Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<io::Error>();
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotConnected)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

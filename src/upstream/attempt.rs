@@ -260,7 +260,7 @@ mod tests {
         let yaml = "sites: { a.test: { upstream: \"http://127.0.0.1:9\" } }";
         let loaded = crate::config::from_text("test", yaml, Path::new("")).unwrap();
         let spec = loaded.config.upstreams[0].clone();
-        let pool = Arc::new(Pool::new(spec, &SystemRoots::load()).unwrap());
+        let pool = Arc::new(Pool::new(spec, &SystemRoots::load(), None).unwrap());
         let occupied = pool.endpoints()[0].occupy();
         Attempt::new(pool, occupied, None)
     }

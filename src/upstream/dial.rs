@@ -8,6 +8,8 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use super::attempt::{Attempt, Expired};
+use super::endpoint::Endpoint;
+use super::pool::Pool;
 use super::wire::{Transport, Wire};
 use crate::tls;
 
@@ -78,7 +80,7 @@ pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     let limit = started + pool.spec().timeouts.connect;
     let whole = attempt.exchange_deadline.filter(|end| *end < limit);
     let end = tokio::time::Instant::from_std(whole.unwrap_or(limit));
-    let outcome = match tokio::time::timeout_at(end, dial(attempt)).await {
+    let outcome = match tokio::time::timeout_at(end, dial(pool, endpoint)).await {
         Ok(outcome) => outcome,
         Err(_) => {
             if whole.is_some() {
@@ -101,8 +103,11 @@ pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     }
 }
 
-async fn dial(attempt: &Attempt) -> Result<Transport, DialFailure> {
-    let endpoint = attempt.endpoint();
+/// A new connection to `endpoint` of `pool`. It sets no deadline: the caller bounds the future.
+///
+/// # Errors
+/// [`DialFailure`].
+pub(super) async fn dial(pool: &Pool, endpoint: &Endpoint) -> Result<Transport, DialFailure> {
     let stream = match connect(endpoint.address).await {
         Err(refused @ DialFailure::Refused(_)) => match endpoint.alternate {
             Some(alternate) => connect(alternate).await?,
@@ -110,7 +115,7 @@ async fn dial(attempt: &Attempt) -> Result<Transport, DialFailure> {
         },
         outcome => outcome?,
     };
-    match attempt.pool.client_tls(endpoint.server_index) {
+    match pool.client_tls(endpoint.server_index) {
         Some((config, name)) => {
             let stream = tls::connect(config, name, stream).await.map_err(DialFailure::Tls)?;
             Ok(Transport::Tls(Box::new(stream)))

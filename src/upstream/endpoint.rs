@@ -1,17 +1,19 @@
-//! One address of one server: how busy it is, and the connections to it that wait to be used again.
+//! One address of one server: how busy and how well it is, and the connections to it that wait to be
+//! used again.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::health::Monitor;
 use super::wire::Transport;
 use crate::config::upstream::Server;
 
 /// One address of one server of a pool.
 ///
-/// Its identity is pool, server and address; it outlives any one request and, by identity, a
-/// change of the addresses around it.
+/// The value belongs to one generation's pool; what is known of the address is kept in a state that
+/// the pool of the next generation takes over, and a change of the addresses around it leaves alone.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Index of its server in the pool.
@@ -24,8 +26,15 @@ pub struct Endpoint {
     pub alternate: Option<SocketAddr>,
     /// `10.0.0.5:8080`, for logs and metrics.
     pub label: String,
+    state: Arc<State>,
+}
+
+/// What outlives a generation.
+#[derive(Debug, Default)]
+struct State {
     in_flight: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
+    monitor: Mutex<Monitor>,
 }
 
 /// A connection that waits to be used again.
@@ -50,21 +59,52 @@ impl Endpoint {
             server,
             address,
             alternate,
-            in_flight: AtomicUsize::new(0),
-            idle: Mutex::new(Vec::new()),
+            state: Arc::default(),
         }
+    }
+
+    /// The same endpoint with the state of `previous`: its requests, connections and health.
+    #[must_use]
+    pub fn succeeding(self, previous: &Self) -> Self {
+        Self { state: Arc::clone(&previous.state), ..self }
+    }
+
+    /// Whether both are the same address of the same server.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
+    /// Whether `server` at `address` is this one, whatever its weight became.
+    #[must_use]
+    pub fn serves(&self, server: &Server, address: SocketAddr) -> bool {
+        let (mine, its) = (&self.server, server);
+        self.address == address
+            && (mine.https, &mine.host, mine.port) == (its.https, &its.host, its.port)
+    }
+
+    /// What its checks have found.
+    pub fn monitor(&self) -> MutexGuard<'_, Monitor> {
+        // Whoever panicked there left a verdict that the next check corrects.
+        self.state.monitor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the pool of another generation has taken its state over.
+    #[must_use]
+    pub fn has_successor(&self) -> bool {
+        Arc::strong_count(&self.state) > 1
     }
 
     /// Requests it is answering now.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.state.in_flight.load(Ordering::Relaxed)
     }
 
     /// Counts a request for as long as the guard lives.
     #[must_use]
     pub fn occupy(self: &Arc<Self>) -> Occupied {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.state.in_flight.fetch_add(1, Ordering::Relaxed);
         Occupied(Arc::clone(self))
     }
 
@@ -107,9 +147,9 @@ impl Endpoint {
         self.lock_idle().clear();
     }
 
-    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn lock_idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         // A poisoned list is still a list of connections: nothing is half-written in it.
-        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,6 +167,6 @@ impl Occupied {
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.state.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -5,15 +5,24 @@
 
 pub mod attempt;
 pub mod balance;
+mod check;
 pub mod dial;
 pub mod endpoint;
+pub mod health;
+mod keep;
 pub mod peer;
 pub mod pool;
+mod probe;
 pub mod resolve;
+mod selection;
+mod status;
 pub mod wire;
 
 pub use attempt::{Attempt, Expired, Phase};
 pub use dial::DialFailure;
 pub use endpoint::Endpoint;
-pub use pool::{Place, Pool, PoolFull};
+pub use health::Standing;
+pub use keep::keep;
+pub use pool::{Place, Pool, PoolFull, Retrying};
 pub use resolve::Resolver;
+pub use status::EndpointStatus;

@@ -258,7 +258,7 @@ mod tests {
         let yaml = "sites: { app.test: { upstream: \"http://moving.example:80\" } }\n";
         let loaded = crate::config::from_text("gateway.yaml", yaml, std::path::Path::new(""));
         let spec = loaded.unwrap().config.upstreams.remove(0);
-        let pool = Arc::new(Pool::new(spec, &crate::tls::SystemRoots::load()).unwrap());
+        let pool = Arc::new(Pool::new(spec, &crate::tls::SystemRoots::load(), None).unwrap());
         let octet = Octet::new(AtomicU8::new(1));
         let resolver = asking(name_server(Arc::clone(&octet)).await);
         let stop = CancellationToken::new();

@@ -212,4 +212,11 @@ pub(super) static TABLE: [Row; Failure::ALL.len()] = [
         grpc: GrpcStatus::DeadlineExceeded,
         closes: false,
     },
+    Row {
+        status: 503,
+        token: "no_healthy_upstream",
+        text: "The service behind this address is not available at the moment. Please try again later.",
+        grpc: GrpcStatus::Unavailable,
+        closes: false,
+    },
 ];

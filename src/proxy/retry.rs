@@ -1,0 +1,129 @@
+//! Whether a request is tried again, and that only as often as its pool's `retry:` allows.
+//!
+//! Called by the engine's hooks when an attempt has failed. Picks no server: that is the pool's,
+//! which is told where the request has been.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use pingora_error::{Error, ErrorSource, ErrorType};
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::outcome;
+use crate::config::health::Retry;
+use crate::upstream::DialFailure;
+
+/// Whether a request whose connection failed to come about may go to another server. It was not
+/// sent, so any method may. Never to the same one, which would say the same.
+#[must_use]
+pub(super) fn after_connect(exchange: &mut Exchange) -> bool {
+    let Some(attempt) = exchange.attempt.clone() else { return false };
+    // The engine's own connector leaves no mark; whatever it says, nothing was sent.
+    let is_retryable = attempt.dial_failure().is_none_or(DialFailure::is_retryable);
+    attempt.pool.spec().retry.after_connect
+        && is_retryable
+        && attempt.expired().is_none()
+        && take_attempt(exchange, Target::Another)
+}
+
+/// Whether a request may be sent again whose connection broke, or whose answer did not come in
+/// time, or was [discarded](after_status), before anything of an answer went on.
+#[must_use]
+pub(super) fn after_break(exchange: &mut Exchange, error: &Error, is_replayable: bool) -> bool {
+    if std::mem::take(&mut exchange.is_discarded) {
+        return true;
+    }
+    let is_ours = *error.esource() != ErrorSource::Upstream || is_refusal_to_write(error);
+    if is_ours || !is_replayable || exchange.answer.first_byte.is_some() {
+        return false;
+    }
+    if is_stale(exchange) {
+        exchange.is_resent = true;
+        return true;
+    }
+    let failure = outcome::failure(exchange, error);
+    matches!(failure, Failure::UpstreamReset | Failure::ResponseTimeout)
+        && may_repeat(exchange, |retry| retry.after_reset)
+        && take_attempt(exchange, Target::AnotherIfAny)
+}
+
+/// Whether an answer with this status is not passed on, and the request sent again. The last one
+/// that is allowed is passed on, whatever it says.
+#[must_use]
+pub(super) fn after_status(
+    exchange: &mut Exchange,
+    status: StatusCode,
+    is_replayable: bool,
+) -> bool {
+    let is_discarded = is_replayable
+        && may_repeat(exchange, |retry| retry.after_status.contains(&status.as_u16()))
+        && take_attempt(exchange, Target::AnotherIfAny);
+    exchange.is_discarded = is_discarded;
+    is_discarded
+}
+
+/// The error that ends an attempt whose answer is discarded.
+#[must_use]
+pub(super) fn discarded(status: StatusCode) -> Box<Error> {
+    Error::new_up(ErrorType::HTTPStatus(status.as_u16()))
+}
+
+/// Where another attempt may go.
+#[derive(Clone, Copy, PartialEq)]
+enum Target {
+    /// A server that was not tried.
+    Another,
+    /// Such a one, or else any.
+    AnotherIfAny,
+}
+
+/// Counts another attempt, if the number of them, the time, the servers and the pool's budget leave
+/// one.
+fn take_attempt(exchange: &mut Exchange, target: Target) -> bool {
+    let Some(attempt) = exchange.attempt.clone() else { return false };
+    let (pool, made) = (&attempt.pool, exchange.tried.len() + 1);
+    let is_late = exchange.deadline.is_some_and(|end| Instant::now() >= end);
+    if made >= pool.spec().retry.attempts as usize || is_late {
+        return false;
+    }
+    exchange.tried.push(Arc::clone(attempt.endpoint()));
+    let has_target = pool.has_untried(&exchange.tried)
+        || (target == Target::AnotherIfAny && pool.is_available());
+    if has_target && exchange.retrying.is_none() {
+        exchange.retrying = pool.retry();
+    }
+    let is_allowed = has_target && exchange.retrying.is_some();
+    if !is_allowed {
+        exchange.tried.pop();
+    }
+    is_allowed
+}
+
+/// Whether the pool's `retry:` has the request sent again after this, though it was sent before.
+fn may_repeat(exchange: &Exchange, after: impl Fn(&Retry) -> bool) -> bool {
+    let Some(attempt) = &exchange.attempt else { return false };
+    let retry = &attempt.pool.spec().retry;
+    after(retry) && retry.methods.contains(&exchange.head.method)
+}
+
+/// Whether the kept connection that the request went out on turned out to be closed: nothing of a
+/// response came, and the method may be repeated (RFC 9110 §9.2.2). Once: a server that closes every
+/// connection on it is not to be asked for ever. No attempt of `retry:`, since the server did not
+/// get one.
+fn is_stale(exchange: &Exchange) -> bool {
+    let Some(attempt) = &exchange.attempt else { return false };
+    attempt.is_reused()
+        && !attempt.has_heard()
+        && attempt.expired().is_none()
+        && !exchange.is_resent
+        && exchange.head.method.is_idempotent()
+}
+
+/// Whether our own side, rather than the server's, ended the write.
+fn is_refusal_to_write(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotConnected)
+}
