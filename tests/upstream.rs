@@ -1,7 +1,10 @@
-//! Between the gateway and its backends: faults, kept connections, the choice among servers, TLS.
+//! Between the gateway and its backends: faults, kept connections, the choice among servers, health,
+//! retries, TLS.
 
 mod fault;
+mod health;
 mod pool;
+mod retry;
 mod tls;
 
 use crate::support::Gateway;

@@ -69,6 +69,9 @@ fn record(pool: &Pool, health: &Health, endpoint: &Endpoint, outcome: Result<(),
         let change = monitor.record(outcome, health, now, wall);
         (was_decided, change, monitor.reason().cloned())
     };
+    if change.is_some() || !was_decided {
+        pool.refresh();
+    }
     let (pool_name, server) = (pool.name(), &*endpoint.server.url);
     let address = &*endpoint.label;
     match change {
@@ -91,9 +94,6 @@ fn record(pool: &Pool, health: &Health, endpoint: &Endpoint, outcome: Result<(),
             );
         }
         None => {}
-    }
-    if change.is_some() || !was_decided {
-        pool.refresh();
     }
 }
 

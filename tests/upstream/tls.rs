@@ -130,12 +130,17 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, tell: Arc<watch::Se
 /// A gateway in front of `https://localhost:port`, with the CA in `ca.pem` and a client's
 /// certificate in `client.pem`.
 async fn front(ca: &Authority, port: u16, tls: &str) -> Gateway {
+    front_checking(ca, port, tls, "").await
+}
+
+/// The same, with more keys of the pool.
+async fn front_checking(ca: &Authority, port: u16, tls: &str, more: &str) -> Gateway {
     let directory = TempDir::new().unwrap();
     let (client, key) = ca.issue("gateway.test", false);
     fs::write(directory.path().join("ca.pem"), ca.certificate.pem()).unwrap();
     fs::write(directory.path().join("client.pem"), client.pem()).unwrap();
     fs::write(directory.path().join("client.key"), key.serialize_pem()).unwrap();
-    let pool = format!("servers: [\"https://localhost:{port}\"], tls: {{ {tls} }}");
+    let pool = format!("servers: [\"https://localhost:{port}\"], tls: {{ {tls} }}{more}");
     Gateway::start_in(directory, &config(&pool)).await
 }
 
@@ -213,4 +218,24 @@ async fn a_backend_without_tls_is_a_bad_gateway() {
     let mut connection = origin.accept().await;
     connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     assert_eq!(within("answer", reply).await.unwrap(), 502);
+}
+
+#[tokio::test]
+async fn checks_speak_tls_as_requests_do() {
+    let ca = Authority::new("ours");
+    for check in ["path: /", "tcp: true"] {
+        let health = format!(", health: {{ {check}, every: 200ms, timeout: 10s }}");
+        let origin = TlsOrigin::start(&ca, "localhost", false, false).await;
+        let gateway = front_checking(&ca, origin.port, "ca: ca.pem", &health).await;
+        gateway.wait_log(|line| field(line, "message") == "became healthy").await;
+        assert_eq!(gateway.client().get("/").await.text(), "tls", "{check}");
+        assert_eq!(origin.seen().name.as_deref(), Some("localhost"));
+
+        let expired = TlsOrigin::start(&ca, "localhost", true, false).await;
+        let gateway = front_checking(&ca, expired.port, "ca: ca.pem", &health).await;
+        let event = gateway.wait_log(|line| field(line, "message") == "became unhealthy").await;
+        let reason = field(&event, "reason").as_str().unwrap();
+        assert!(reason.contains("the server's certificate has expired"), "{check}: {reason}");
+        assert_eq!(gateway.client().get("/").await.status, 503, "{check}");
+    }
 }
