@@ -9,10 +9,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::forward::{self, Fields, Onward};
+use super::forward::{self, Onward};
 use super::identity;
 use super::response_check::check_response;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
+use crate::net::Fields;
 use crate::upstream::endpoint::Occupied;
 use crate::upstream::{Attempt, Phase, Pool, peer};
 
@@ -193,6 +194,10 @@ macro_rules! fields_of {
             fn insert(&mut self, name: HeaderName, value: HeaderValue) {
                 // Valid by their types; the engine has no other reason to refuse.
                 let _ = self.insert_header(name, value);
+            }
+
+            fn append(&mut self, name: HeaderName, value: HeaderValue) {
+                let _ = self.append_header(name, value);
             }
         }
     };
