@@ -43,6 +43,9 @@ pub(super) async fn next_peer(
         attempt.note_personal();
     }
     exchange.attempt = Some(Arc::clone(&attempt));
+    if let Some(passage) = &mut exchange.passage {
+        passage.restart();
+    }
     Ok(peer::peer(attempt))
 }
 
@@ -115,7 +118,11 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
         HostHeader::Name(name) => HeaderValue::from_str(name).map_err(|_| Failure::Internal)?,
     };
     set_target(exchange, request)?;
-    request.insert_header(header::HOST, host).map_err(|_| Failure::Internal)
+    request.insert_header(header::HOST, host).map_err(|_| Failure::Internal)?;
+    if let Some(passage) = &exchange.passage {
+        passage.edit_request(request);
+    }
+    Ok(())
 }
 
 /// Puts the target in origin form: the rewritten one, or the client's. The engine keeps the
