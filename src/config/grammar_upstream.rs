@@ -42,13 +42,23 @@ pub(super) static UPSTREAM: Section = Section {
             Text("http/1.1"),
             "What is spoken to the servers; h2 needs https URLs, h2c http ones, auto lets ALPN decide.",
         ),
+        Key::new(
+            "health",
+            Shape::Section(&HEALTH),
+            Nothing,
+            "Active checks of the servers. Default: none, servers count as healthy.",
+        ),
+        Key::new(
+            "retry",
+            Shape::Section(&RETRY),
+            Defaults,
+            "When a request is tried again, on another server where there is one.",
+        ),
         Key::later("discover"),
         Key::later("sticky"),
-        Key::later("health"),
         Key::later("outlier"),
         Key::later("breaker"),
         Key::later("fallback"),
-        Key::later("retry"),
         Key::later("windows_auth"),
         Key::later("recover"),
     ],
@@ -66,7 +76,12 @@ pub(super) static SERVER: Section = Section {
             Text("1"),
             "Share of requests relative to the pool's other servers.",
         ),
-        Key::later("backup"),
+        Key::new(
+            "backup",
+            One(S::Boolean),
+            Text("false"),
+            "Whether it is used only while no other server of the pool is available.",
+        ),
     ],
 };
 
@@ -154,6 +169,115 @@ pub(super) static UPSTREAM_TLS: Section = Section {
             "PEM file of the certificate chain to present; with `key`. Default: none.",
         ),
         Key::new("key", One(S::Path), Nothing, "PEM file of its private key; with `cert`."),
+    ],
+};
+
+/// `health` of a pool.
+pub(super) static HEALTH: Section = Section {
+    title: "Active checks of a pool's servers",
+    one_of: &["path", "tcp"],
+    keys: &[
+        Key::new(
+            "path",
+            One(S::Target),
+            Nothing,
+            "What a check asks each server for with GET, such as /healthz; over https for https URLs.",
+        ),
+        Key::new(
+            "tcp",
+            One(S::Boolean),
+            Nothing,
+            "`true`: a check only connects; with TLS for https URLs.",
+        ),
+        Key::new("every", One(S::Duration), Text("10s"), "Between two checks of one server."),
+        Key::new(
+            "timeout",
+            One(S::Duration),
+            Text("2s"),
+            "Longest time for one check, connecting included.",
+        ),
+        Key::new(
+            "healthy_after",
+            Count(1, 100),
+            Text("2"),
+            "Successes in a row that make an unhealthy server healthy.",
+        ),
+        Key::new(
+            "unhealthy_after",
+            Count(1, 100),
+            Text("3"),
+            "Failures in a row that make a healthy server unhealthy.",
+        ),
+        Key::new(
+            "expect",
+            Shape::Section(&EXPECT),
+            Defaults,
+            "What an answer to `path` must be to count as a success.",
+        ),
+        Key::new(
+            "initial",
+            Choice(&["hold", "healthy", "unhealthy"], &[]),
+            Text("hold"),
+            "What holds until the first check, which is sent at once: it decides and requests wait for it up to `timeout` (`hold`), or a state.",
+        ),
+        Key::new(
+            "slow_start",
+            One(S::Duration),
+            Nothing,
+            "Time over which a server that became healthy comes to its full share. Default: at once.",
+        ),
+    ],
+};
+
+/// `health.expect` of a pool.
+pub(super) static EXPECT: Section = Section {
+    title: "What a check expects",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "status",
+            List(&One(S::Statuses)),
+            Text("200-399"),
+            "Status codes that are successes: 200-399, [200, 404], \"200-299, 404\".",
+        ),
+        Key::new(
+            "body",
+            One(S::Text),
+            Nothing,
+            "Text that the first 64 KiB of the body must contain. Default: any body.",
+        ),
+    ],
+};
+
+/// `retry` of a pool.
+pub(super) static RETRY: Section = Section {
+    title: "Retries of a pool",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "attempts",
+            Count(1, 16),
+            Text("2"),
+            "Attempts in all, the first included; 1 is no retry.",
+        ),
+        Key::new(
+            "after",
+            List(&Any(&[Choice(&["connect", "reset"], &[]), One(S::RetryStatus)])),
+            Text("connect"),
+            "What is tried again: a connection that did not come about (`connect`), one that broke or an answer that did not come in time (`reset`), statuses.",
+        ),
+        Key::new(
+            "budget",
+            One(S::Percent),
+            Text("20%"),
+            "Retries under way, in percent of the pool's requests in flight; three may always be.",
+        ),
+        Key::new(
+            "methods",
+            List(&One(S::Method)),
+            Nothing,
+            "Methods that may be sent again once anything was sent. Default: [GET, HEAD, OPTIONS, PUT, DELETE, TRACE].",
+        ),
     ],
 };
 

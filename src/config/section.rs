@@ -93,6 +93,22 @@ pub(super) enum Scalar {
     Regex,
     /// `https://{host}{uri}`.
     Template,
+    /// `/healthz?full=1`.
+    Target,
+    /// `200-399`, `404`, or several of both with commas.
+    Statuses,
+    /// `429` or a status of 500 to 599.
+    RetryStatus,
+    /// `20%`.
+    Percent,
+    /// `100/min`.
+    Rate,
+    /// `client_ip`, `header:NAME` or `cookie:NAME`.
+    RateKey,
+    /// `X-Debug`.
+    FieldName,
+    /// `text/*`.
+    MediaType,
 }
 
 impl Section {

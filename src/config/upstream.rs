@@ -209,6 +209,17 @@ impl Upstream {
         let limits = keys.section("limits", PoolLimits::read);
         let tls = keys.section("tls", UpstreamTls::read);
         let protocol = keys.choice("protocol", &UpstreamProtocol::WORDS);
+        let health = keys
+            .read("health", |node, reading| value::map_with(node, "path", reading, Health::read));
+        let retry = keys.section("retry", Retry::read);
+        if let Some(span) = keys.span_of("servers")
+            && !servers.is_empty()
+            && servers.iter().all(|server| server.backup)
+        {
+            let message = "every server of this pool is a backup";
+            let hint = "a backup waits until no other server is available: leave one without";
+            keys.reading.error_hint(span, message, hint);
+        }
         if let (Some(protocol), Some(span)) = (protocol, keys.span_of("protocol")) {
             check_protocol(protocol, &servers, span, keys.reading);
         }
@@ -233,8 +244,8 @@ impl Upstream {
             limits: limits?,
             tls: tls?,
             protocol: protocol?,
-            health: None,
-            retry: Retry::default(),
+            health,
+            retry: retry?,
         })
     }
 }
@@ -279,8 +290,9 @@ impl Server {
         let server =
             keys.read("url", |node, reading| url::read(value::scalar(node, reading)?, reading));
         let weight = keys.count("weight");
+        let backup = keys.read("backup", value::boolean);
         keys.finish();
-        Some(Self { weight: weight?, ..server? })
+        Some(Self { weight: weight?, backup: backup?, ..server? })
     }
 
     /// Reports a server that its pool has already.
