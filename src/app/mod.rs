@@ -102,7 +102,7 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     let tickets = Tickets::new()?;
     let pools = build_pools(&config)?;
     let ports = free_ports(&sockets);
-    let generation = Arc::new(Generation::new(1, config.clone(), pools.clone(), &ports));
+    let generation = Arc::new(Generation::new(1, config.clone(), pools.clone(), &ports, None));
     let shared = Arc::new(Shared::new(generation, Arc::clone(&store), Arc::clone(&access)));
     let background = Tasks::new();
     keep_pools(&pools, &background);

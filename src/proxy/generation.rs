@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::listener::{BindAddress, Protocol};
 use crate::config::route::Action;
 use crate::config::site::Site;
+use crate::filter::Chains;
 use crate::route::Router;
 use crate::upstream::Pool;
 
@@ -24,6 +25,8 @@ pub struct Generation {
     pub config: Config,
     /// Sites and routes, compiled.
     pub router: Router,
+    /// What runs before its routes.
+    pub chains: Chains,
     /// By index of [`Config::upstreams`].
     pub pools: Vec<Arc<Pool>>,
     /// By index of [`Config::sites`].
@@ -41,17 +44,19 @@ struct SiteForm {
 
 impl Generation {
     /// Puts a configuration and its pools together. `ports` are those that listeners with port 0
-    /// got from the system, by listener.
+    /// got from the system, by listener. Its filters know what those of `previous` have learnt.
     #[must_use]
     pub fn new(
         number: u64,
         config: Config,
         pools: Vec<Arc<Pool>>,
         ports: &HashMap<usize, u16>,
+        previous: Option<&Self>,
     ) -> Self {
         let router = Router::new(&config);
+        let chains = Chains::new(&config, previous.map(|previous| &previous.chains));
         let sites = config.sites.iter().map(|site| SiteForm::new(&config, site, ports)).collect();
-        Self { number, config, router, pools, sites }
+        Self { number, config, router, chains, pools, sites }
     }
 
     /// The port to redirect plain HTTP to; `None` when the site has no https listener.
