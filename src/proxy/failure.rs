@@ -111,7 +111,7 @@ pub enum GrpcStatus {
 
 impl Failure {
     /// One of each, in the order of `docs/errors.md`; for whoever keeps something per failure.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest("the request is malformed"),
         Self::Denied,
         Self::NotFound,
