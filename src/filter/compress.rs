@@ -2,10 +2,13 @@
 //!
 //! Answers "may this response be encoded, and what can its client read?" (RFC 9110 §8.4, §12.5.3)
 //! and changes the head accordingly. The body is [`Encoder`](super::Encoder)'s.
+//!
+//! A response that announces trailers stays as it is: the engine cannot send what ends an encoded
+//! body and trailers after it. Trailers of an encoded body that nobody announced end here.
 
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG, VARY,
+    CONTENT_TYPE, ETAG, TRAILER, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -73,6 +76,7 @@ impl Compress {
             );
         let is_fixed = response.contains_key(CONTENT_ENCODING)
             || response.contains_key(CONTENT_RANGE)
+            || response.contains_key(TRAILER)
             || DIGESTS.iter().any(|name| response.contains_key(name))
             || has_directive(response, "no-transform");
         has_body && !is_fixed && self.is_large(response) && self.is_of_type(response)
@@ -309,6 +313,7 @@ mod tests {
             (200, &[html, ("cache-control", "no-cache")], true),
             (200, &[html, ("content-digest", "sha-256=:x:")], false),
             (200, &[html, ("content-range", "bytes 0-1/2")], false),
+            (200, &[html, ("trailer", "x-sum")], false),
             (101, &[html], false),
             (103, &[html], false),
             (204, &[html], false),
