@@ -28,7 +28,7 @@ const SHARDS: usize = 64;
 /// Buckets that one look-up compares: four lines of the processor's cache. With half as many, a
 /// million keys in use lost 28,000 buckets instead of 2,000.
 const WAYS: usize = 16;
-/// Most buckets of one table. With a million in use a set of [`WAYS`] is half full on average.
+/// Most buckets of one table. With a million in use a set of `WAYS` is half full on average.
 pub const MOST_BUCKETS: usize = 1 << 21;
 /// What one bucket takes, in bytes.
 pub const BUCKET_BYTES: usize = size_of::<Bucket>();
