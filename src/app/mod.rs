@@ -24,9 +24,11 @@ use crate::listen::connection::{Census, Door, Surroundings, accept, enable_fast_
 use crate::listen::{BindError, Bound, bind};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::engine::Engine;
+use crate::proxy::failure::Failure;
 use crate::proxy::gateway::Shared;
 use crate::proxy::generation::Generation;
 use crate::task::Tasks;
+use crate::telemetry::Metrics;
 use crate::telemetry::access::{AccessLog, AccessLogError};
 use crate::tls::server_config::{self, ServerConfigError};
 use crate::tls::ticket::TicketError;
@@ -102,8 +104,10 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     let tickets = Tickets::new()?;
     let pools = build_pools(&config)?;
     let ports = free_ports(&sockets);
-    let generation = Arc::new(Generation::new(1, config.clone(), pools.clone(), &ports));
-    let shared = Arc::new(Shared::new(generation, Arc::clone(&store), Arc::clone(&access)));
+    let metrics = begin_metrics();
+    let generation = Generation::new(1, config.clone(), pools.clone(), &ports, &metrics);
+    let (store_too, log) = (Arc::clone(&store), Arc::clone(&access));
+    let shared = Arc::new(Shared::new(Arc::new(generation), store_too, log, metrics));
     let background = Tasks::new();
     keep_pools(&pools, &background);
     let config = Arc::new(config);
@@ -121,9 +125,9 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
         tasks: Tasks::new(),
         drain: CancellationToken::new(),
     });
-    let doors = open_doors(&config, sockets, &store, &tickets)?;
+    let doors = open_doors(&config, sockets, &store, &tickets, &shared.metrics)?;
     let admin = match admin {
-        Some(socket) => Some(start_admin(socket, &stage, &background)?),
+        Some(socket) => Some(start_admin(socket, &stage, &shared, &background)?),
         None => None,
     };
     let close = CancellationToken::new();
@@ -147,6 +151,10 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     let (panics, dropped_lines) = (shared.panics(), access.dropped());
     tracing::info!(panics, dropped_lines, "terminated");
     Ok(())
+}
+
+fn begin_metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new(Failure::ALL.iter().map(Failure::token), SystemTime::now()))
 }
 
 fn bind_all(config: &Config) -> Result<Vec<(usize, Bound)>, StartError> {
@@ -204,6 +212,7 @@ fn open_doors(
     sockets: Vec<(usize, Bound)>,
     store: &Arc<CertStore>,
     tickets: &Tickets,
+    metrics: &Metrics,
 ) -> Result<Doors, StartError> {
     let mut doors = Vec::new();
     let mut by_listener = Vec::new();
@@ -216,7 +225,12 @@ fn open_doors(
             }
         };
         let facts = Arc::new(ListenerFacts { index, name: listener.name.clone() });
-        by_listener.push(Arc::new(Door { listener: listener.clone(), facts, tls }));
+        by_listener.push(Arc::new(Door {
+            listener: listener.clone(),
+            facts,
+            tls,
+            metrics: metrics.listener(&listener.name),
+        }));
     }
     for (index, bound) in sockets {
         let socket = TcpListener::from_std(bound.socket).map_err(StartError::Socket)?;
@@ -230,6 +244,7 @@ fn open_doors(
 fn start_admin(
     socket: TcpListener,
     stage: &Stage,
+    shared: &Arc<Shared>,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
     let address = socket.local_addr().map_err(StartError::Socket)?;
@@ -239,7 +254,9 @@ fn start_admin(
         let state = *state.borrow_and_update();
         (state == State::Running, state.as_str())
     };
-    tasks.spawn("admin", admin::serve(socket, ready, tasks.stop_token()));
+    let shared = Arc::clone(shared);
+    let scrape = move || shared.scrape();
+    tasks.spawn("admin", admin::serve(socket, ready, scrape, tasks.stop_token()));
     Ok(address)
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::generation::Generation;
+use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::tls::CertStore;
 
@@ -18,6 +19,8 @@ pub struct Shared {
     pub certificates: Arc<CertStore>,
     /// Where access lines go.
     pub access: ArcSwap<AccessLog>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     requests: AtomicUsize,
     panics: AtomicU64,
     is_stopping: AtomicBool,
@@ -31,11 +34,13 @@ impl Shared {
         generation: Arc<Generation>,
         certificates: Arc<CertStore>,
         access: Arc<AccessLog>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             current: ArcSwap::new(generation),
             certificates,
             access: ArcSwap::new(access),
+            metrics,
             requests: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),

@@ -11,8 +11,10 @@ use crate::config::listener::{BindAddress, Protocol};
 use crate::config::route::Action;
 use crate::config::site::Site;
 use crate::route::Router;
+use crate::telemetry::Metrics;
 use crate::upstream::Pool;
 
+use super::handles::Handles;
 use super::reply::Reply;
 
 /// The running form of one configuration.
@@ -26,6 +28,8 @@ pub struct Generation {
     pub router: Router,
     /// By index of [`Config::upstreams`].
     pub pools: Vec<Arc<Pool>>,
+    /// What its requests count with.
+    pub handles: Handles,
     /// By index of [`Config::sites`].
     sites: Vec<SiteForm>,
 }
@@ -48,10 +52,12 @@ impl Generation {
         config: Config,
         pools: Vec<Arc<Pool>>,
         ports: &HashMap<usize, u16>,
+        metrics: &Metrics,
     ) -> Self {
+        let handles = Handles::new(&config, metrics);
         let router = Router::new(&config);
         let sites = config.sites.iter().map(|site| SiteForm::new(&config, site, ports)).collect();
-        Self { number, config, router, pools, sites }
+        Self { number, config, router, pools, handles, sites }
     }
 
     /// The port to redirect plain HTTP to; `None` when the site has no https listener.

@@ -1,0 +1,39 @@
+//! The metrics as text, with what the running configuration tells at that moment.
+
+use super::gateway::Shared;
+use crate::telemetry::metrics::{EndpointReading, Readings};
+use crate::upstream::{Pool, Standing};
+
+impl Shared {
+    /// The metrics in Prometheus' text format.
+    #[must_use]
+    pub fn scrape(&self) -> String {
+        let generation = self.current.load_full();
+        self.metrics.render(&Readings {
+            generation: generation.number,
+            in_flight: self.in_flight(),
+            panics: self.panics(),
+            lines_dropped: self.access.load().dropped(),
+            endpoints: generation.pools.iter().flat_map(|pool| endpoints(pool)).collect(),
+            certificates: self.certificates.expiries(),
+            filters: Vec::new(),
+        })
+    }
+}
+
+fn endpoints(pool: &Pool) -> Vec<EndpointReading> {
+    let known = pool.status().into_iter().filter_map(|status| {
+        Some(EndpointReading {
+            pool: pool.name().to_owned(),
+            endpoint: status.url,
+            address: status.address?,
+            is_healthy: match status.standing {
+                Standing::Healthy => Some(true),
+                Standing::Unhealthy => Some(false),
+                _ => None,
+            },
+            in_flight: status.in_flight,
+        })
+    });
+    known.collect()
+}
