@@ -4,6 +4,7 @@
 //! start fails early or not at all.
 
 mod certificates;
+mod desk;
 mod greeting;
 pub mod signal;
 pub mod state;
@@ -13,10 +14,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin;
+use crate::admin::{self, Control, Desk};
 use crate::config::Config;
 use crate::config::listener::Protocol;
 use crate::config::process::Shutdown;
@@ -37,6 +39,9 @@ pub use certificates::CertificatesError;
 pub use greeting::{Greeting, Invocation};
 use signal::StopRequests;
 use state::{Stage, State};
+
+/// Requests for a reload that wait while one is worked on.
+const PENDING_RELOADS: usize = 16;
 
 /// Time the access log gets to write what it holds when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
@@ -86,11 +91,16 @@ pub enum StartError {
     Signals(#[source] std::io::Error),
 }
 
-/// Runs a gateway with `config` until it is told to stop. `on_ready` is called once it serves.
+/// Runs a gateway with `config` until it is told to stop. `effective` is the same as text, for the
+/// admin interface. `on_ready` is called once it serves.
 ///
 /// # Errors
 /// [`StartError`]; after the start nothing ends it but a signal.
-pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    effective: String,
+    on_ready: impl FnOnce(&Greeting<'_>),
+) -> Result<(), StartError> {
     let stage = Stage::new();
     stage.enter(State::Initializing);
     let mut stops = StopRequests::listen().map_err(StartError::Signals)?;
@@ -102,6 +112,7 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     let tickets = Tickets::new()?;
     let pools = build_pools(&config)?;
     let ports = free_ports(&sockets);
+    let view = Arc::new(ArcSwap::from_pointee(desk::view(&config, effective, &sockets)));
     let generation = Arc::new(Generation::new(1, config.clone(), pools.clone(), &ports));
     let shared = Arc::new(Shared::new(generation, Arc::clone(&store), Arc::clone(&access)));
     let background = Tasks::new();
@@ -122,10 +133,11 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
         drain: CancellationToken::new(),
     });
     let doors = open_doors(&config, sockets, &store, &tickets)?;
-    let admin = match admin {
-        Some(socket) => Some(start_admin(socket, &stage, &background)?),
-        None => None,
-    };
+    let admin = start_admin(admin, &background, |address| {
+        let (control, _) = Control::channel(PENDING_RELOADS);
+        let token = desk::token(&config.storage, address);
+        desk::open(control, &shared, view, &stage, &around.census, token)
+    })?;
     let close = CancellationToken::new();
     for (socket, door) in doors {
         around.tasks.spawn("accept", accept(socket, door, Arc::clone(&around), close.clone()));
@@ -134,19 +146,26 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     tracing::info!(sites = config.sites.len(), pools = pools.len(), "ready");
     on_ready(&Greeting { config: &config, ports: &ports, admin });
     let reason = stops.next().await;
-    let connections = around.census.count();
-    let (delay, grace) = (config.shutdown.delay.as_secs_f64(), config.shutdown.grace.as_secs_f64());
-    tracing::info!(reason, connections, delay, grace, "stopping");
+    announce_stop(reason, around.census.count(), config.shutdown);
     stage.enter(State::Stopping);
     drain(&around, &close, config.shutdown, &mut stops).await;
     background.stop();
     background.finish(LAST_STEPS).await;
     stage.enter(State::Terminated);
+    say_goodbye(&shared, &access).await;
+    Ok(())
+}
+
+fn announce_stop(reason: &'static str, connections: usize, shutdown: Shutdown) {
+    let (delay, grace) = (shutdown.delay.as_secs_f64(), shutdown.grace.as_secs_f64());
+    tracing::info!(reason, connections, delay, grace, "stopping");
+}
+
+async fn say_goodbye(shared: &Shared, access: &AccessLog) {
     // Lines that a stalled disk keeps back longer than this are lost, and counted as such.
     let _ = tokio::time::timeout(LAST_LINES, access.close()).await;
     let (panics, dropped_lines) = (shared.panics(), access.dropped());
     tracing::info!(panics, dropped_lines, "terminated");
-    Ok(())
 }
 
 fn bind_all(config: &Config) -> Result<Vec<(usize, Bound)>, StartError> {
@@ -228,19 +247,15 @@ fn open_doors(
 }
 
 fn start_admin(
-    socket: TcpListener,
-    stage: &Stage,
+    socket: Option<TcpListener>,
     tasks: &Tasks,
-) -> Result<SocketAddr, StartError> {
+    desk: impl FnOnce(SocketAddr) -> Desk,
+) -> Result<Option<SocketAddr>, StartError> {
+    let Some(socket) = socket else { return Ok(None) };
     let address = socket.local_addr().map_err(StartError::Socket)?;
     tracing::info!(server.address = %address, "admin listening");
-    let mut state = stage.watch();
-    let ready = move || {
-        let state = *state.borrow_and_update();
-        (state == State::Running, state.as_str())
-    };
-    tasks.spawn("admin", admin::serve(socket, ready, tasks.stop_token()));
-    Ok(address)
+    tasks.spawn("admin", admin::serve(socket, Arc::new(desk(address)), tasks.stop_token()));
+    Ok(Some(address))
 }
 
 /// Finishes what is in flight, at most `shutdown.grace`; a second request to stop cuts. What is
