@@ -17,6 +17,7 @@ use crate::app;
 use crate::config::{self, LoadError, Loaded};
 use crate::demo;
 use crate::proxy::engine;
+use crate::service;
 use crate::telemetry::log;
 use crate::tls::{self, LocalCa};
 
@@ -89,7 +90,7 @@ enum Command {
 
 /// Runs the program.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(manager: service::Manager) -> ExitCode {
     tls::install();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -100,7 +101,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match perform(arguments.command) {
+    match perform(arguments.command, manager) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("wardgate: {error:#}");
@@ -109,10 +110,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn perform(command: Command) -> anyhow::Result<u8> {
+fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
     match command {
         Command::Run { file } => match load(file.as_deref())? {
-            Ok(loaded) => run(loaded, &invocation(Some(file.as_deref()))),
+            Ok(loaded) => run(loaded, &invocation(Some(file.as_deref())), manager),
             Err(code) => Ok(code),
         },
         Command::Check { file } => Ok(check(file.as_deref())?),
@@ -121,7 +122,7 @@ fn perform(command: Command) -> anyhow::Result<u8> {
             Err(code) => Ok(code),
         },
         Command::Schema => print(&format!("{:#}\n", config::schema::json())),
-        Command::Proxy { from, to } => proxy(&from, &to),
+        Command::Proxy { from, to } => proxy(&from, &to, manager),
         Command::Trust { file } => match load(file.as_deref())? {
             Ok(loaded) => trust(&loaded),
             Err(code) => Ok(code),
@@ -167,8 +168,29 @@ fn check(file: Option<&Path>) -> anyhow::Result<u8> {
     })
 }
 
-fn run(loaded: Loaded, by: &app::Invocation) -> anyhow::Result<u8> {
+fn run(loaded: Loaded, by: &app::Invocation, mut manager: service::Manager) -> anyhow::Result<u8> {
+    let is_for_people = log::is_text(&loaded.config.log);
     log::install(&loaded.config.log)?;
+    match serve(loaded, by, &mut manager) {
+        Err(error) => {
+            manager.failed(&format!("did not start: {error:#}"));
+            if is_for_people {
+                return Err(error);
+            }
+            let error: &dyn std::error::Error = error.as_ref();
+            tracing::error!(error, "did not start");
+            Ok(FAILED)
+        }
+        Ok(()) => Ok(0),
+    }
+}
+
+/// Serves until the end.
+fn serve(
+    loaded: Loaded,
+    by: &app::Invocation,
+    manager: &mut service::Manager,
+) -> anyhow::Result<()> {
     report_panics();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = loaded.config.runtime.threads {
@@ -176,20 +198,14 @@ fn run(loaded: Loaded, by: &app::Invocation) -> anyhow::Result<u8> {
     }
     let runtime = runtime.enable_all().build()?;
     let is_for_people = log::is_text(&loaded.config.log);
-    let outcome = runtime.block_on(app::run(loaded.config, |greeting| {
+    let outcome = runtime.block_on(app::run(loaded.config, manager, |greeting| {
         if is_for_people && std::io::stderr().is_terminal() {
             eprint!("{}", greeting.text(by));
         }
     }));
     // What outlived the drain is not waited for.
     runtime.shutdown_background();
-    match outcome {
-        Err(error) if !is_for_people => {
-            tracing::error!(error = &error as &dyn std::error::Error, "did not start");
-            Ok(FAILED)
-        }
-        outcome => Ok(outcome.map(|()| 0)?),
-    }
+    Ok(outcome?)
 }
 
 /// How this program was called, and with which file; `None` without one.
@@ -220,7 +236,7 @@ fn report_panics() {
 }
 
 /// A configuration of one site, made from the command line.
-fn proxy(from: &str, to: &str) -> anyhow::Result<u8> {
+fn proxy(from: &str, to: &str, manager: service::Manager) -> anyhow::Result<u8> {
     let (name, port) = match from.rsplit_once(':') {
         Some((name, port)) if port.parse::<u16>().is_ok() && !name.is_empty() => (name, port),
         _ => (from, "443"),
@@ -236,7 +252,7 @@ fn proxy(from: &str, to: &str) -> anyhow::Result<u8> {
         quoted(to),
     );
     match config::from_text("the command line", &text, Path::new("")) {
-        Ok(loaded) => run(loaded, &invocation(None)),
+        Ok(loaded) => run(loaded, &invocation(None), manager),
         Err(faults) => {
             // The file does not exist, so its positions would mislead.
             for fault in faults.iter() {

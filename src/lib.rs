@@ -30,7 +30,7 @@
 //! ```text
 //!                cli ───────────────► demo
 //!                 │
-//!                app
+//!                app ─────────────────► service
 //!        ┌────────┴────────┐
 //!      admin            listen ──────► task
 //!        └────────┬────────┘
@@ -107,6 +107,7 @@ pub mod listen;
 pub mod net;
 pub mod proxy;
 pub mod route;
+pub mod service;
 pub mod task;
 pub mod telemetry;
 pub mod tls;

@@ -29,6 +29,9 @@ mod readme;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod service;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tls;

@@ -21,11 +21,12 @@ use crate::config::Config;
 use crate::config::listener::Protocol;
 use crate::config::process::Shutdown;
 use crate::listen::connection::{Census, Door, Surroundings, accept, enable_fast_open};
-use crate::listen::{BindError, Bound, bind};
+use crate::listen::{BindError, Bound, bind_or_take};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
 use crate::proxy::generation::Generation;
+use crate::service;
 use crate::task::Tasks;
 use crate::telemetry::access::{AccessLog, AccessLogError};
 use crate::tls::server_config::{self, ServerConfigError};
@@ -86,15 +87,20 @@ pub enum StartError {
     Signals(#[source] std::io::Error),
 }
 
-/// Runs a gateway with `config` until it is told to stop. `on_ready` is called once it serves.
+/// Runs a gateway with `config` until it is told to stop, and tells `manager` how it goes.
+/// `on_ready` is called once it serves.
 ///
 /// # Errors
 /// [`StartError`]; after the start nothing ends it but a signal.
-pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    manager: &mut service::Manager,
+    on_ready: impl FnOnce(&Greeting<'_>),
+) -> Result<(), StartError> {
     let stage = Stage::new();
     stage.enter(State::Initializing);
     let mut stops = StopRequests::listen().map_err(StartError::Signals)?;
-    let sockets = bind_all(&config)?;
+    let sockets = bind_all(&config, manager.take_sockets())?;
     let admin = bind_admin(&config).await?;
     let access = Arc::new(AccessLog::open(&config.log)?);
     let (table, sources) = certificates::load(&config, SystemTime::now())?;
@@ -122,10 +128,7 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
         drain: CancellationToken::new(),
     });
     let doors = open_doors(&config, sockets, &store, &tickets)?;
-    let admin = match admin {
-        Some(socket) => Some(start_admin(socket, &stage, &background)?),
-        None => None,
-    };
+    let admin = admin.map(|socket| start_admin(socket, &stage, &background)).transpose()?;
     let close = CancellationToken::new();
     for (socket, door) in doors {
         around.tasks.spawn("accept", accept(socket, door, Arc::clone(&around), close.clone()));
@@ -133,31 +136,60 @@ pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     stage.enter(State::Running);
     tracing::info!(sites = config.sites.len(), pools = pools.len(), "ready");
     on_ready(&Greeting { config: &config, ports: &ports, admin });
-    let reason = stops.next().await;
+    report_ready(manager, &config, &background);
+    let reason = stop_requested(&mut stops, manager).await;
+    manager.stopping(config.shutdown.delay + config.shutdown.grace + LAST_STEPS + LAST_LINES);
     let connections = around.census.count();
     let (delay, grace) = (config.shutdown.delay.as_secs_f64(), config.shutdown.grace.as_secs_f64());
     tracing::info!(reason, connections, delay, grace, "stopping");
     stage.enter(State::Stopping);
-    drain(&around, &close, config.shutdown, &mut stops).await;
+    drain(&around, &close, config.shutdown, stop_requested(&mut stops, manager)).await;
     background.stop();
     background.finish(LAST_STEPS).await;
     stage.enter(State::Terminated);
+    end_logs(&shared, &access).await;
+    Ok(())
+}
+
+/// Tells the service manager that the gateway serves, and goes on telling its watchdog.
+fn report_ready(manager: &service::Manager, config: &Config, tasks: &Tasks) {
+    manager.ready(&summary(config));
+    tasks.spawn("watchdog", manager.keep_watchdog(tasks.stop_token()));
+}
+
+async fn end_logs(shared: &Shared, access: &AccessLog) {
     // Lines that a stalled disk keeps back longer than this are lost, and counted as such.
     let _ = tokio::time::timeout(LAST_LINES, access.close()).await;
     let (panics, dropped_lines) = (shared.panics(), access.dropped());
     tracing::info!(panics, dropped_lines, "terminated");
-    Ok(())
 }
 
-fn bind_all(config: &Config) -> Result<Vec<(usize, Bound)>, StartError> {
+/// What the service manager shows of a gateway that serves.
+fn summary(config: &Config) -> String {
+    match config.sites.len() {
+        1 => "serving 1 site".to_owned(),
+        count => format!("serving {count} sites"),
+    }
+}
+
+/// Binds every address that is not among the `inherited` sockets; of those, what no listener names
+/// is closed.
+fn bind_all(
+    config: &Config,
+    mut inherited: Vec<std::net::TcpListener>,
+) -> Result<Vec<(usize, Bound)>, StartError> {
     let mut sockets = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        for bound in bind(listener)? {
+        for bound in bind_or_take(listener, &mut inherited)? {
             if let Some(queue) = listener.tcp_fast_open {
                 enable_fast_open(&bound.socket, queue).map_err(StartError::Socket)?;
             }
             sockets.push((index, bound));
         }
+    }
+    for unused in inherited {
+        let address = unused.local_addr().map_err(StartError::Socket)?;
+        tracing::warn!(server.address = %address, "closed an inherited socket that no listener names");
     }
     Ok(sockets)
 }
@@ -245,13 +277,26 @@ fn start_admin(
     Ok(address)
 }
 
+/// Waits for a request to stop from the system or the service manager, and says what it was.
+async fn stop_requested(stops: &mut StopRequests, manager: &mut service::Manager) -> &'static str {
+    loop {
+        tokio::select! {
+            reason = stops.next() => return reason,
+            request = manager.request() => match request {
+                service::Request::Stop(reason) => return reason,
+                service::Request::Reload => {}
+            },
+        }
+    }
+}
+
 /// Finishes what is in flight, at most `shutdown.grace`; a second request to stop cuts. What is
 /// left then is dropped, and has its access line.
 async fn drain(
     around: &Surroundings,
     close: &CancellationToken,
     shutdown: Shutdown,
-    stops: &mut StopRequests,
+    second: impl Future<Output = &'static str>,
 ) {
     let started = Instant::now();
     let finish = async {
@@ -263,7 +308,7 @@ async fn drain(
     };
     tokio::select! {
         () = finish => {}
-        reason = stops.next() => {
+        reason = second => {
             tracing::warn!(reason, "cutting what is in flight");
             close.cancel();
         }

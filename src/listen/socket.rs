@@ -80,7 +80,34 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`BindError`] for the first address that cannot be had; those before it are released.
 pub fn bind(listener: &Listener) -> Result<Vec<Bound>, BindError> {
-    listener.bind.iter().map(|&address| bind_one(listener, address)).collect()
+    bind_or_take(listener, &mut Vec::new())
+}
+
+/// The same, but takes from `inherited`, which are sockets that listen already, those bound to an
+/// address of `listener`. Their backlog stays as it is.
+///
+/// # Errors
+/// [`BindError`], as [`bind`].
+pub fn bind_or_take(
+    listener: &Listener,
+    inherited: &mut Vec<TcpListener>,
+) -> Result<Vec<Bound>, BindError> {
+    let one = |&address: &BindAddress| match take(inherited, address) {
+        Some(bound) => Ok(bound),
+        None => bind_one(listener, address),
+    };
+    listener.bind.iter().map(one).collect()
+}
+
+fn take(inherited: &mut Vec<TcpListener>, address: BindAddress) -> Option<Bound> {
+    let is_it = |local: SocketAddr| match address {
+        BindAddress::Addr(address) => local == address,
+        BindAddress::Any { port } => local.ip().is_unspecified() && local.port() == port,
+    };
+    let place = inherited.iter().position(|socket| socket.local_addr().is_ok_and(is_it))?;
+    let socket = inherited.swap_remove(place);
+    let local = socket.local_addr().ok()?;
+    Some(Bound { socket, local })
 }
 
 /// Sets what every accepted connection gets: `TCP_NODELAY`, and keep-alive as the listener says.
