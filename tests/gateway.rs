@@ -27,6 +27,8 @@ mod logs;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod support;

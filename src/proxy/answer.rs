@@ -19,7 +19,7 @@ use super::reply::Reply;
 /// # Errors
 /// When the client is gone.
 pub(super) async fn send(session: &mut Session, exchange: &Exchange, reply: Reply) -> Result<()> {
-    if reply.close || !session.is_body_done() || exchange.shared.is_stopping() {
+    if reply.close || !session.is_body_done() || exchange.is_leaving() {
         session.set_keepalive(None);
     }
     let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;
