@@ -14,6 +14,7 @@
 //! | endpoint | one resolved address of one server | [`upstream::Endpoint`] |
 //! | attempt | one try to have a request answered by one endpoint | [`upstream::Attempt`] |
 //! | exchange | a request and its answer, from the head to the access line | [`proxy::exchange::Exchange`] |
+//! | filter | a rule that lets a request pass, refuses it or changes its fields | [`filter::Instance`] |
 //! | failure | why the gateway itself answers: one row of one table | [`proxy::failure::Failure`] |
 //! | generation | the running form of one configuration; a request pins one | [`proxy::generation::Generation`] |
 //! | canonical path | the one spelling that routes compare and backends get | [`net::path::Canonical`] |
@@ -35,12 +36,12 @@
 //!      admin            listen ──────► task
 //!        └────────┬────────┘
 //!               proxy ───────────────► welcome
-//!        ┌────────┴────────┐
-//!      route           upstream
-//!        │                 │
-//!        │                tls
-//!        │                 │
-//!        │             telemetry
+//!        ┌────────┼────────┐
+//!      route    filter  upstream
+//!        │        │        │
+//!        │        │       tls
+//!        │        │        │
+//!        │        │    telemetry
 //!        └────────┬────────┘
 //!              config
 //!                 │
@@ -49,7 +50,8 @@
 //!
 //! [`net`] is the vocabulary, [`config`] turns text into types that nobody checks again, and
 //! [`telemetry`] tells the operator. [`route`] finds what handles a request, [`upstream`] where it
-//! goes, [`tls`] who may be trusted, and none of them knows what a request is answered; [`proxy`] joins them for one request, [`listen`] owns the
+//! goes, [`filter`] whether it may and with which fields, [`tls`] who may be trusted, and none of
+//! them knows what a request is answered; [`proxy`] joins them for one request, [`listen`] owns the
 //! connections, [`app`] the process. Pingora is named in `proxy`, `upstream::peer` and
 //! `listen`'s connections only, rustls in `tls`.
 //!
@@ -61,13 +63,22 @@
 //!    streams. Either hands one request at a time to [`Engine::serve`].
 //! 3. The engine's [`hooks`](proxy::hooks) ask what to do: the [`Generation`] is pinned, the
 //!    [`Client`] identified, the [path](net::path) made canonical, the [`Router`] asked for site and
-//!    route. What cannot go on becomes a [`Failure`].
+//!    route. The route's [`Stack`] of filters has its say. What cannot go on becomes a [`Failure`].
 //! 4. A [`Pool`] gives a [`Place`] and picks an [`Endpoint`]; the [`Attempt`] dials, or takes a
 //!    connection that was kept.
 //! 5. [`proxy::forward`] makes the head the backend gets, and later the one the client gets:
 //!    hop-by-hop fields end here, forwarded ones begin. [`proxy::response_check`] refuses answers
 //!    that can be split in two ways.
 //! 6. However it ends, the [`Exchange`] is dropped, and that writes its [`AccessRecord`].
+//!
+//! # One reload
+//!
+//! 1. Whoever has a [`Control`] asks: SIGHUP, the watch on files, the admin API. One task of [`app`]
+//!    takes one request after the other.
+//! 2. Unless every file says what it said, all that the new configuration needs is built beside what
+//!    is in force, out of which it takes what stays: sockets, listeners, pools, limiters.
+//!    Only this can fail, and then nothing has changed.
+//! 3. Doors, certificates and the [`Generation`] are swapped. What is gone drains.
 //!
 //! # One certificate
 //!
@@ -83,6 +94,7 @@
 //! [`Census`]: listen::connection::Census
 //! [`CertStore`]: tls::CertStore
 //! [`Client`]: proxy::client::Client
+//! [`Control`]: admin::control::Control
 //! [`Endpoint`]: upstream::Endpoint
 //! [`Engine::serve`]: proxy::engine::Engine::serve
 //! [`Entry`]: tls::Entry
@@ -95,6 +107,7 @@
 //! [`Place`]: upstream::Place
 //! [`Pool`]: upstream::Pool
 //! [`Router`]: route::Router
+//! [`Stack`]: filter::Stack
 //! [`Table`]: tls::Table
 //! [`Tickets`]: tls::Tickets
 
@@ -103,6 +116,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod filter;
 pub mod listen;
 pub mod net;
 pub mod proxy;

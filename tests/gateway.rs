@@ -13,6 +13,8 @@ mod config_corpus;
 #[cfg(test)]
 mod desync;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod http1;

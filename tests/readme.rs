@@ -14,13 +14,14 @@ use crate::support::{Gateway, Peer, in_repository, run};
 const WARDGATE: &str = env!("CARGO_BIN_EXE_wardgate");
 
 /// Every page that a user reads.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/configuration.md",
     "docs/errors.md",
+    "docs/filters.md",
     "docs/operations.md",
 ];
 

@@ -32,6 +32,13 @@ enum Rejection {
     Panicked,
 }
 
+/// A configuration that is not put in force.
+struct Refused {
+    rejection: Rejection,
+    /// What it is made of, if that much could be read: it may be whole with the next change of it.
+    files: Vec<PathBuf>,
+}
+
 /// A configuration that differs from the one in force.
 struct Renewed {
     prepared: Prepared,
@@ -60,7 +67,7 @@ impl Running {
         let Some(file) = self.file.clone() else { return Outcome::Unchanged { generation } };
         let basis = self.basis();
         let renewed = tokio::task::spawn_blocking(move || renewed(&file, &basis, reason)).await;
-        match renewed.unwrap_or(Err(Rejection::Panicked)) {
+        match renewed.unwrap_or_else(|_| Err(Rejection::Panicked.into())) {
             Ok(None) => Outcome::Unchanged { generation },
             Ok(Some(Renewed { prepared, warnings })) => {
                 let mut warnings = warnings.to_string();
@@ -70,7 +77,13 @@ impl Running {
                 }
                 Outcome::Applied { generation: generation + 1, warnings }
             }
-            Err(rejection) => Outcome::Rejected { generation, faults: rejection.faults() },
+            Err(Refused { rejection, mut files }) => {
+                files.extend(self.inputs.paths());
+                files.sort();
+                files.dedup();
+                self.watch(files);
+                Outcome::Rejected { generation, faults: rejection.faults() }
+            }
         }
     }
 
@@ -97,18 +110,26 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// What is to be put in force; `None` when nothing differs. Blocks on files.
-fn renewed(file: &Path, basis: &Basis, reason: &str) -> Result<Option<Renewed>, Rejection> {
+fn renewed(file: &Path, basis: &Basis, reason: &str) -> Result<Option<Renewed>, Refused> {
     let before = basis.inputs.again();
     if before.is_same(&basis.inputs) {
         return Ok(None);
     }
-    let loaded = config::load(file)?;
+    let loaded = config::load(file).map_err(Rejection::from)?;
     if reason == FILE && loaded.config.sites.is_empty() {
-        return Err(Rejection::NoSites(file.to_owned()));
+        return Err(Rejection::NoSites(file.to_owned()).into());
     }
     let inputs = Inputs::of(Some(file), &loaded, &before);
-    let prepared = prepare(loaded.config, inputs, basis)?;
+    let files = inputs.paths();
+    let prepared = prepare(loaded.config, inputs, basis)
+        .map_err(|error| Refused { rejection: error.into(), files })?;
     Ok(Some(Renewed { prepared, warnings: loaded.warnings }))
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, files: Vec::new() }
+    }
 }
 
 impl Rejection {

@@ -162,13 +162,17 @@ impl Running {
             }
         }
         self.replace_admin(admin);
+        self.watch(inputs.paths());
+        self.inputs = inputs;
+    }
+
+    /// Has `files` watched for changes, and no others.
+    pub(super) fn watch(&self, files: Vec<PathBuf>) {
         self.watched.send_if_modified(|watched| {
-            let paths = inputs.paths();
-            let is_changed = *watched != paths;
-            *watched = paths;
+            let is_changed = *watched != files;
+            *watched = files;
             is_changed
         });
-        self.inputs = inputs;
     }
 
     /// What connections of a new listener are served with.

@@ -7,7 +7,10 @@
 use serde_yaml::{Mapping, Value};
 
 use super::Diagnostics;
+use super::compress::COMPRESSIBLE;
+use super::filter::Coding;
 use super::grammar::{LISTENER, ROOT, SITE};
+use super::grammar_filter::{COMPRESS, RATE_LIMIT};
 use super::grammar_upstream::RETRY;
 use super::health::IDEMPOTENT;
 use super::load::{Loaded, STANDARD_LISTENERS, default_storage};
@@ -89,6 +92,18 @@ impl View<'_> {
             "methods" if is_in(&RETRY) => {
                 Some(Value::Sequence(IDEMPOTENT.iter().map(|name| plain(name.as_str())).collect()))
             }
+            "codings" if is_in(&COMPRESS) => {
+                Some(Value::Sequence(Coding::WORDS.iter().map(|(name, _)| plain(name)).collect()))
+            }
+            "types" if is_in(&COMPRESS) => {
+                Some(Value::Sequence(COMPRESSIBLE.iter().map(|name| plain(name)).collect()))
+            }
+            "burst" if is_in(&RATE_LIMIT) => match &map.entry("rate")?.value {
+                Node::Scalar(rate) if !rate.is_secret => {
+                    Some(rate.text.split('/').next()?.parse::<u64>().ok()?.into())
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -118,6 +133,10 @@ impl View<'_> {
             (Shape::Any(shapes), Node::Map(_)) => {
                 let takes_a_map = |shape: &&Shape| matches!(shape, Shape::Section(_));
                 let inner = shapes.iter().find(takes_a_map);
+                inner.map_or(Value::Null, |shape| self.value(shape, node))
+            }
+            (Shape::Any(shapes), Node::List(_)) => {
+                let inner = shapes.iter().find(|shape| matches!(shape, Shape::List(_)));
                 inner.map_or(Value::Null, |shape| self.value(shape, node))
             }
             (Shape::Any(shapes), Node::Scalar(scalar)) if scalar.is_null() => {

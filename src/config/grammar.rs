@@ -55,8 +55,13 @@ pub(super) static ROOT: Section = Section {
         ),
         Key::new("shutdown", Shape::Section(&SHUTDOWN), Defaults, "How the process ends."),
         Key::new("runtime", Shape::Section(&RUNTIME), Defaults, "Threads."),
+        Key::new(
+            "filters",
+            Values(&List(&Shape::Section(&FILTER))),
+            Nothing,
+            "Chains of filters, by name, for sites and routes to use.",
+        ),
         Key::later("acme"),
-        Key::later("filters"),
         Key::later("telemetry"),
     ],
 };
@@ -164,7 +169,12 @@ pub(super) static SITE: Section = Section {
             Nothing,
             "One last route that matches everything: the name of a pool, or a URL.",
         ),
-        Key::later("filters"),
+        Key::new(
+            "filters",
+            List(&Any(&[One(S::Text), Shape::Section(&FILTER)])),
+            Nothing,
+            "Names of chains, and filters, that run in this order for every route, before the route's own.",
+        ),
     ],
 };
 
@@ -199,7 +209,12 @@ pub(super) static ROUTE: Section = Section {
             "Changes the path before it goes upstream.",
         ),
         Key::new("timeouts", Shape::Section(&ROUTE_TIMEOUTS), Defaults, "Deadlines of the route."),
-        Key::later("filters"),
+        Key::new(
+            "filters",
+            List(&Any(&[One(S::Text), Shape::Section(&FILTER)])),
+            Nothing,
+            "Names of chains, and filters, that run in this order after the site's.",
+        ),
         Key::later("split"),
     ],
 };
@@ -317,5 +332,6 @@ pub(super) static ROUTE_TIMEOUTS: Section = Section {
     )],
 };
 
+use super::grammar_filter::FILTER;
 pub(super) use super::grammar_process::{ADMIN, LIMITS, LOG, RUNTIME, SHUTDOWN};
 pub(super) use super::grammar_upstream::{CERTIFICATE, UPSTREAM};

@@ -5,6 +5,7 @@
 //! a key of its table unread: what is accepted is honoured.
 
 use super::diagnostic::{Span, quoted};
+use super::grammar_filter::FILTER;
 use super::nearest::nearest;
 use super::reading::{Reading, shown};
 use super::section::{Absent, Key, Section, Shape};
@@ -164,9 +165,16 @@ impl<'m> Keys<'m, '_> {
         let names = self.section.one_of;
         let written: Vec<&Entry> =
             self.map.entries.iter().filter(|entry| names.contains(&&*entry.key.text)).collect();
+        // What is not supported yet may have been the choice, and is reported as such.
+        let is_later = |entry: &Entry| {
+            let key = self.section.key(&entry.key.text);
+            key.is_some_and(|key| matches!(key.shape, Shape::Later))
+        };
+        let is_filter = std::ptr::eq(self.section, &FILTER);
         let all = || names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
         match written.as_slice() {
             [] if names.is_empty() || names.iter().any(|name| self.is_misspelt(name)) => {}
+            [] if self.map.entries.iter().any(is_later) => {}
             [] => {
                 let message = format!("one of {} is missing", all());
                 self.reading.error(self.map.span, message);
@@ -179,7 +187,10 @@ impl<'m> Keys<'m, '_> {
                         quoted(&entry.key.text),
                         quoted(&first.key.text)
                     );
-                    let hint = format!("exactly one of {}", all());
+                    let hint = match is_filter {
+                        true => "start each filter of the list with a - of its own".to_owned(),
+                        false => format!("exactly one of {}", all()),
+                    };
                     self.reading.error_hint(entry.key.span, message, hint);
                 }
             }

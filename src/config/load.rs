@@ -12,8 +12,8 @@ use super::listener::{self, Listener};
 use super::process::{Admin, Limits, Log, Runtime, Shutdown};
 use super::reading::Reading;
 use super::tree::{self, Map, Node};
-use super::{Config, certificate, interpolate, site, upstream, value};
-use crate::net::{Cidr, CidrSet};
+use super::{Config, certificate, filter, interpolate, site, upstream, value};
+use crate::net::CidrSet;
 
 /// A configuration that can run, with what was noticed on the way.
 #[derive(Debug)]
@@ -156,9 +156,11 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
     let listeners = map.entry("listeners").map(|entry| &entry.value).or(standard.as_ref());
     let is_standard = map.entry("listeners").is_none();
     reading.listeners.declare(listeners, is_standard);
-    for (name, names) in
-        [("upstreams", &mut reading.upstreams), ("certificates", &mut reading.certificates)]
-    {
+    for (name, names) in [
+        ("upstreams", &mut reading.upstreams),
+        ("certificates", &mut reading.certificates),
+        ("filters", &mut reading.filters),
+    ] {
         names.declare(map.entry(name).map(|entry| &entry.value), false);
     }
 
@@ -173,9 +175,10 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
     let upstreams = keys.read("upstreams", upstream::read_all);
     let certificates = keys.read("certificates", certificate::read_all);
     keys.reading.know_certificates(certificates.as_deref().unwrap_or_default());
+    let filters = keys.read("filters", filter::read_chains);
     let sites = keys.read("sites", site::read_all);
     let storage = keys.read("storage", read_storage);
-    let trusted_proxies = keys.list("trusted_proxies", read_block);
+    let trusted_proxies = keys.list("trusted_proxies", value::block);
     let limits = keys.section("limits", Limits::read);
     let log = keys.section("log", Log::read);
     let admin = keys.read("admin", Admin::read);
@@ -193,7 +196,7 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
         sites: sites.unwrap_or_default(),
         upstreams,
         certificates: certificates.unwrap_or_default(),
-        filters: Vec::new(),
+        filters: filters.unwrap_or_default(),
         storage: storage.unwrap_or_else(|| default_storage(&reading.base)),
         trusted_proxies: CidrSet::from_iter(trusted_proxies),
         limits: limits?,
@@ -217,18 +220,6 @@ fn read_storage(node: &Node, reading: &mut Reading) -> Option<PathBuf> {
         return None;
     }
     value::path(node, reading)
-}
-
-fn read_block(node: &Node, reading: &mut Reading) -> Option<Cidr> {
-    let scalar = value::scalar(node, reading)?;
-    match Cidr::parse(&scalar.text) {
-        Ok(block) => Some(block),
-        Err(error) => {
-            let hint = "such as 10.0.0.0/8 or fd00::/8";
-            reading.wrong(scalar, error.to_string(), hint);
-            None
-        }
-    }
 }
 
 fn check_admin(listeners: &[Listener], admin: &Admin, map: &Map, reading: &mut Reading) {
@@ -260,6 +251,7 @@ fn warn_unused(map: &Map, reading: &mut Reading) {
         (reading.upstreams.unused(), "no site uses this upstream"),
         (reading.certificates.unused(), "no site uses this certificate"),
         (reading.listeners.unused(), "no site uses this listener"),
+        (reading.filters.unused(), "no site uses this chain of filters"),
     ] {
         for (_, span) in names {
             reading.faults.warning(span, what, "");

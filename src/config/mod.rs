@@ -14,8 +14,10 @@ pub mod schema;
 pub mod site;
 pub mod upstream;
 
+mod compress;
 mod diagnostic;
 mod grammar;
+mod grammar_filter;
 mod grammar_process;
 mod grammar_upstream;
 mod header;
@@ -29,6 +31,7 @@ mod reading;
 #[cfg(test)]
 mod reference;
 mod section;
+mod security_headers;
 mod syntax;
 mod template;
 mod tree;

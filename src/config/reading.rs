@@ -27,6 +27,8 @@ pub(super) struct Reading {
     pub(super) upstreams: Names,
     /// Names under `certificates:`.
     pub(super) certificates: Names,
+    /// Names under `filters:`.
+    pub(super) filters: Names,
     /// The names that each certificate is served for, where the file says so.
     pub(super) certified: Vec<Vec<HostPattern>>,
     /// Pools of URLs that stand where a pool's name may; they follow the named ones.
@@ -43,9 +45,10 @@ impl Reading {
         Self {
             faults,
             base,
-            listeners: Names::new("listener"),
-            upstreams: Names::new("upstream"),
-            certificates: Names::new("certificate"),
+            listeners: Names::new("listener", "listeners"),
+            upstreams: Names::new("upstream", "upstreams"),
+            certificates: Names::new("certificate", "certificates"),
+            filters: Names::new("chain of filters", "filters"),
             certified: Vec::new(),
             url_pools: Vec::new(),
             url_index: HashMap::new(),
@@ -122,14 +125,15 @@ impl Reading {
 /// The names under one of the sections that others refer to.
 pub(super) struct Names {
     noun: &'static str,
+    section: &'static str,
     declared: Vec<(Arc<str>, Span)>,
     index: HashMap<Arc<str>, usize>,
     used: Vec<bool>,
 }
 
 impl Names {
-    fn new(noun: &'static str) -> Self {
-        Self { noun, declared: Vec::new(), index: HashMap::new(), used: Vec::new() }
+    fn new(noun: &'static str, section: &'static str) -> Self {
+        Self { noun, section, declared: Vec::new(), index: HashMap::new(), used: Vec::new() }
     }
 
     /// Takes the names under the section `node`, before anything that refers to them is read.
@@ -192,7 +196,7 @@ impl Names {
         }
         let known: Vec<String> = self.iter().take(5).map(quoted).collect();
         match known.len() {
-            0 => format!("there is no \"{}s\" section", self.noun),
+            0 => format!("there is no \"{}\" section", self.section),
             _ if self.len() > known.len() => format!("known: {}, …", known.join(", ")),
             _ => format!("known: {}", known.join(", ")),
         }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::grammar::ROOT;
+use super::grammar_filter::FILTER;
 use super::section::{Absent, Scalar, Section, Shape};
 
 const BEGIN: &str = "<!-- reference: begin -->\n";
@@ -60,6 +61,9 @@ fn describe(section: &Section, path: &str, out: &mut String) {
 
 fn inner(shape: &Shape, path: &str, out: &mut String) {
     match shape {
+        // A filter is the same wherever it stands, and the first place is `filters`.
+        Shape::Section(section) if std::ptr::eq(*section, &FILTER) && path != FILTER_PATH => {}
+        Shape::Values(value) => inner(value, &format!("{path}.NAME"), out),
         Shape::Section(section) => describe(section, path, out),
         Shape::Named(section) => describe(section, &format!("{path}.NAME"), out),
         Shape::List(item) => inner(item, &format!("{path}[]"), out),
@@ -67,6 +71,9 @@ fn inner(shape: &Shape, path: &str, out: &mut String) {
         _ => {}
     }
 }
+
+/// Where filters are described.
+const FILTER_PATH: &str = "filters.NAME[]";
 
 fn words(shape: &Shape) -> String {
     let code = |word: &&str| format!("`{word}`");
@@ -89,6 +96,10 @@ fn words(shape: &Shape) -> String {
             Scalar::Statuses => "status codes and ranges",
             Scalar::RetryStatus => "429 or 500 to 599",
             Scalar::Percent => "percentage",
+            Scalar::Rate => "rate",
+            Scalar::RateKey => "`client_ip`, `header:NAME`, `cookie:NAME`",
+            Scalar::FieldName => "field name",
+            Scalar::MediaType => "media type",
         }
         .to_owned(),
         Shape::Choice(now, _) => now.iter().map(code).collect::<Vec<_>>().join(", "),

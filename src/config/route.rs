@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 
 use super::diagnostic::{Span, quoted};
-use super::filter::FilterUse;
+use super::filter::{self, FilterUse};
 use super::grammar::{REDIRECT, RESPOND, ROUTE, ROUTE_TIMEOUTS};
 use super::reading::{Reading, shown};
 use super::tree::{Map, Node};
@@ -175,6 +175,7 @@ impl Route {
                 request
             })
         });
+        let filters = filter::read_uses(&mut keys);
         for name in ["rewrite", "timeouts"] {
             if let (Some(span), None) = (keys.span_of(name), keys.span_of("upstream")) {
                 let message = format!("{} has no meaning without \"upstream\"", quoted(name));
@@ -186,8 +187,7 @@ impl Route {
         let action = target.or(redirect).or(respond)?;
         let matcher = matcher?;
         let (line, label) = (map.span.line, matcher.label());
-        let checked =
-            Self { line, label, matcher, action, rewrite, request_timeout, filters: Vec::new() };
+        let checked = Self { line, label, matcher, action, rewrite, request_timeout, filters };
         Some(Written { checked, span })
     }
 

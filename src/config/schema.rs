@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::grammar::ROOT;
+use super::grammar_filter::FILTER;
 use super::section::{Absent, Key, Scalar, Section, Shape};
 
 /// The schema, in the dialect of 2020-12.
@@ -15,6 +16,8 @@ pub fn json() -> Value {
     if let Value::Object(object) = &mut schema {
         let dialect = "https://json-schema.org/draft/2020-12/schema";
         object.insert("$schema".to_owned(), dialect.into());
+        // It may stand in three places, each as a list or alone.
+        object.insert("$defs".to_owned(), json!({ "filter": section(&FILTER) }));
     }
     schema
 }
@@ -69,6 +72,9 @@ fn shape(shape: &Shape) -> Value {
             let item = self::shape(item);
             json!({ "anyOf": [{ "type": "array", "items": item, "minItems": 1 }, item] })
         }
+        Shape::Section(section) if std::ptr::eq(*section, &FILTER) => {
+            json!({ "$ref": "#/$defs/filter" })
+        }
         Shape::Section(section) => or_nothing(section, self::section(section)),
         Shape::Named(section) => {
             let entry = or_nothing(section, self::section(section));
@@ -117,6 +123,10 @@ fn scalar(scalar: Scalar) -> Value {
         Scalar::PathPattern => text("^/"),
         Scalar::Target => text("^/"),
         Scalar::Percent => text("^[0-9]{1,3}%$"),
+        Scalar::Rate => text("^[0-9]+/(s|min|h)$"),
+        Scalar::RateKey => text("^(client_ip|(header|cookie):[^:]+)$"),
+        Scalar::FieldName => text("^[A-Za-z0-9!#$%&'+.^_`|~-]+$"),
+        Scalar::MediaType => text("^[^/*;]+/([^/*;]+|\\*)$"),
         Scalar::Statuses => json!({
             "type": ["string", "integer"],
             "minimum": 200,

@@ -101,6 +101,14 @@ pub(super) enum Scalar {
     RetryStatus,
     /// `20%`.
     Percent,
+    /// `100/min`.
+    Rate,
+    /// `client_ip`, `header:NAME` or `cookie:NAME`.
+    RateKey,
+    /// `X-Debug`.
+    FieldName,
+    /// `text/*`.
+    MediaType,
 }
 
 impl Section {

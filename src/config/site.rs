@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::diagnostic::{Span, quoted};
-use super::filter::FilterUse;
+use super::filter::{self, FilterUse};
 use super::grammar::SITE;
 use super::keys::Keys;
 use super::listener::Protocol;
@@ -97,6 +97,7 @@ impl Site {
             "encoded_slashes",
             &[("refuse", EncodedSlashes::Refuse), ("pass", EncodedSlashes::Pass)],
         );
+        let filters = filter::read_uses(&mut keys);
         let routes = read_routes(name, &mut keys);
         if encoded_slashes == Some(EncodedSlashes::Refuse) {
             warn_refused(&routes, keys.reading);
@@ -115,7 +116,7 @@ impl Site {
             certificate: certificate?,
             https: https?,
             encoded_slashes: encoded_slashes?,
-            filters: Vec::new(),
+            filters,
             routes: routes.into_iter().map(|route| route.checked).collect(),
         })
     }

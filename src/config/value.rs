@@ -10,10 +10,12 @@ use http::Method;
 use regex::{Regex, RegexBuilder};
 
 use super::diagnostic::quoted;
+use super::grammar_filter::MAX_RATE;
 use super::nearest::nearest;
 use super::reading::{Reading, shown};
 use super::section::{self, Shape};
 use super::tree::{Map, Node, Scalar};
+use crate::net::Cidr;
 
 /// The scalar that stands here.
 pub(super) fn scalar<'n>(node: &'n Node, reading: &mut Reading) -> Option<&'n Scalar> {
@@ -129,11 +131,25 @@ pub(super) fn pause(node: &Node, reading: &mut Reading) -> Option<Duration> {
 /// Ten years, so that adding a duration to a clock cannot overflow.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// A number of bytes above zero, such as `64KiB`.
+/// A number of bytes above zero, such as `64KiB`, of memory that one client can take.
 pub(super) fn size(node: &Node, reading: &mut Reading) -> Option<usize> {
+    usize::try_from(bytes(node, Most { bytes: 1 << 30, name: "1GiB" }, reading)?).ok()
+}
+
+/// The largest size that may stand somewhere.
+#[derive(Clone, Copy)]
+pub(super) struct Most {
+    /// In bytes.
+    pub(super) bytes: u64,
+    /// As it is written.
+    pub(super) name: &'static str,
+}
+
+/// A number of bytes above zero and up to `most`.
+pub(super) fn bytes(node: &Node, most: Most, reading: &mut Reading) -> Option<u64> {
     let scalar = scalar(node, reading)?;
     let (digits, unit) = split_unit(&scalar.text);
-    let bytes: u64 = match unit {
+    let unit_bytes: u64 = match unit {
         "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
@@ -144,10 +160,11 @@ pub(super) fn size(node: &Node, reading: &mut Reading) -> Option<usize> {
         _ => 0,
     };
     let number = digits.parse::<u64>().ok();
-    match number.and_then(|number| number.checked_mul(bytes)) {
-        Some(total @ 1..=LARGEST) => return usize::try_from(total).ok(),
-        Some(_) if bytes > 0 => {
-            reading.wrong(scalar, "a size is between 1B and 1GiB", "");
+    match number.and_then(|number| number.checked_mul(unit_bytes)) {
+        Some(total) if total > 0 && total <= most.bytes => return Some(total),
+        Some(_) if unit_bytes > 0 => {
+            let message = format!("a size is between 1B and {} here", most.name);
+            reading.wrong(scalar, message, "");
             return None;
         }
         _ => {}
@@ -174,9 +191,6 @@ pub(super) fn size(node: &Node, reading: &mut Reading) -> Option<usize> {
     None
 }
 
-/// Largest size; every size in the file bounds memory that one client can take.
-const LARGEST: u64 = 1 << 30;
-
 fn split_unit(text: &str) -> (&str, &str) {
     let end = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], &text[end..])
@@ -198,6 +212,49 @@ pub(super) fn percent(node: &Node, reading: &mut Reading) -> Option<u32> {
         }
     }
     None
+}
+
+/// A number of events and the time in which they may happen, such as `100/min`.
+pub(super) fn rate(node: &Node, reading: &mut Reading) -> Option<(u32, Duration)> {
+    let scalar = scalar(node, reading)?;
+    let (digits, unit) = split_unit(&scalar.text);
+    let period = |unit: &str| match unit {
+        "s" => Some(1),
+        "min" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let number = digits.parse::<u32>().ok().filter(|rate| u64::from(*rate) <= MAX_RATE);
+    if let (Some(rate @ 1..), Some(seconds)) = (number, unit.strip_prefix('/').and_then(period)) {
+        return Some((rate, Duration::from_secs(seconds)));
+    }
+    let message = format!("{} is not a rate", quoted(shown(scalar)));
+    let meant = match unit.trim_start_matches([' ', '/']).trim() {
+        "" | "s" | "sec" | "second" | "seconds" | "rps" => Some("s"),
+        "m" | "min" | "minute" | "minutes" | "rpm" => Some("min"),
+        "h" | "hour" | "hours" => Some("h"),
+        _ => None,
+    };
+    let hint = match (number, meant) {
+        (Some(0), Some(_)) => "at least 1; `access` refuses everybody".to_owned(),
+        (None, _) if !digits.is_empty() => format!("at most {MAX_RATE}"),
+        (Some(rate), Some(unit)) => format!("write \"{rate}/{unit}\""),
+        _ => "a whole number per s, min or h, such as \"100/min\"".to_owned(),
+    };
+    reading.wrong(scalar, message, hint);
+    None
+}
+
+/// An address block such as `10.0.0.0/8`, or one address.
+pub(super) fn block(node: &Node, reading: &mut Reading) -> Option<Cidr> {
+    let scalar = scalar(node, reading)?;
+    match Cidr::parse(&scalar.text) {
+        Ok(block) => Some(block),
+        Err(error) => {
+            reading.wrong(scalar, error.to_string(), "such as 10.0.0.0/8 or fd00::/8");
+            None
+        }
+    }
 }
 
 /// A whole number.
@@ -412,6 +469,41 @@ mod tests {
         }
         for text in ["", "KiB", "0B", "2GiB", "1.5MiB", "1 KiB", "1Kib", "18446744073709551616B"] {
             assert!(outcome(text, size).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_whole_and_have_a_period() {
+        for (text, wanted) in [("100/s", (100, 1)), ("1/min", (1, 60)), ("5000/h", (5000, 3600))] {
+            let wanted = (wanted.0, Duration::from_secs(wanted.1));
+            assert_eq!(outcome(text, rate), Ok(wanted), "{text}");
+        }
+        for (text, hint) in [
+            ("100", "write \"100/s\""),
+            ("100/sec", "write \"100/s\""),
+            ("100 / min", "write \"100/min\""),
+            ("100/m", "write \"100/min\""),
+            ("100/d", "a whole number per s, min or h, such as \"100/min\""),
+            ("0.5/s", "a whole number per s, min or h, such as \"100/min\""),
+            ("0/s", "at least 1; `access` refuses everybody"),
+            ("99999999999/s", "at most 1000000000"),
+        ] {
+            assert_eq!(outcome(text, rate).unwrap_err().1, hint, "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_have_their_sign_and_end_at_a_hundred() {
+        for (text, wanted) in [("0%", 0), ("20%", 20), ("100%", 100)] {
+            assert_eq!(outcome(text, percent), Ok(wanted), "{text}");
+        }
+        for (text, hint) in [
+            ("20", "write \"20%\""),
+            ("20 %", "write \"20%\""),
+            ("101%", "a whole number from 0% to 100%"),
+            ("0.2", "a whole number from 0% to 100%"),
+        ] {
+            assert_eq!(outcome(text, percent).unwrap_err().1, hint, "{text}");
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod cidr;
+mod fields;
 mod head;
 mod host;
 pub mod path;
@@ -13,6 +14,7 @@ mod pattern;
 
 pub use alarm::Alarm;
 pub use cidr::{Cidr, CidrError, CidrSet};
+pub use fields::Fields;
 pub use head::{LONGEST_METHOD, RequestHead};
 pub use host::{Host, HostError, HostName, HostNameError, HostNameRef, HostRef};
 pub use pattern::{HostPattern, HostPatternError};

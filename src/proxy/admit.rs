@@ -15,10 +15,10 @@ use super::client::{Client, Scheme};
 use super::engine;
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::forward;
 use super::generation::Generation;
 use super::reply::Reply;
 use super::trace::{RequestId, TraceContext};
+use super::{filtering, forward};
 use crate::config::process::Limits;
 use crate::config::route::Action;
 use crate::config::site::{HttpsPolicy, Site};
@@ -68,8 +68,9 @@ pub(super) fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Fail
     if let Some(reply) = https_only(exchange, &generation, site_index, &head)? {
         return Ok(Next::Reply(reply));
     }
-    let route_index = generation.router.route(site_index, &head).ok_or(Failure::NotFound)?;
-    exchange.route = Some(route_index);
+    exchange.route = generation.router.route(site_index, &head);
+    filtering::enter(exchange, &generation, site_index, &head)?;
+    let route_index = exchange.route.ok_or(Failure::NotFound)?;
     let route = &site.routes[route_index];
     exchange.set_deadline(route.request_timeout);
     match &route.action {

@@ -12,13 +12,19 @@ use pingora_proxy::Session;
 
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::filtering;
 use super::reply::Reply;
 
 /// Sends `reply` as the whole answer.
 ///
 /// # Errors
 /// When the client is gone.
-pub(super) async fn send(session: &mut Session, exchange: &Exchange, reply: Reply) -> Result<()> {
+pub(super) async fn send(
+    session: &mut Session,
+    exchange: &Exchange,
+    mut reply: Reply,
+) -> Result<()> {
+    filtering::reply(exchange, Some(&session.req_header().headers), &mut reply);
     if reply.close || !session.is_body_done() || exchange.is_leaving() {
         session.set_keepalive(None);
     }

@@ -17,6 +17,7 @@ use super::gateway::{InFlight, Shared};
 use super::generation::Generation;
 use super::trace::{RequestId, TraceContext};
 use super::watch::StreamWatch;
+use crate::filter::{Encoder, Passage};
 use crate::upstream::{Attempt, Endpoint, Place, Retrying};
 
 /// One request and its answer.
@@ -52,6 +53,10 @@ pub struct Exchange {
     pub target: Option<String>,
     /// The protocols it asks to switch to.
     pub upgrade: Option<HeaderValue>,
+    /// Its way through its route's filters, if those have any say.
+    pub passage: Option<Passage>,
+    /// What its response's body goes through.
+    pub encoder: Option<Encoder>,
     /// End of the whole exchange.
     pub deadline: Option<Instant>,
     pub(super) place: Option<Place>,
@@ -122,6 +127,8 @@ impl Exchange {
             pool: None,
             target: None,
             upgrade: None,
+            passage: None,
+            encoder: None,
             deadline: None,
             place: None,
             retrying: None,

@@ -18,6 +18,8 @@ pub enum Failure {
     /// The head or the framing breaks the rules of HTTP. The text says which, in a few words or in
     /// `snake_case`, and the client is told.
     BadRequest(&'static str),
+    /// The client may not come here.
+    Denied,
     /// No route, or no site on a plain listener.
     NotFound,
     /// A method that is never served; the text is the `Allow` field.
@@ -95,6 +97,8 @@ pub enum GrpcStatus {
     InvalidArgument = 3,
     /// Time ran out, and the backend may have acted.
     DeadlineExceeded = 4,
+    /// The caller may not.
+    PermissionDenied = 7,
     /// Too large, or too often.
     ResourceExhausted = 8,
     /// No such method here.
@@ -107,8 +111,9 @@ pub enum GrpcStatus {
 
 impl Failure {
     /// One of each, in the order of `docs/errors.md`; for whoever keeps something per failure.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest("the request is malformed"),
+        Self::Denied,
         Self::NotFound,
         Self::MethodNotAllowed(SERVED_METHODS),
         Self::RequestTimeout,
@@ -236,34 +241,35 @@ impl Failure {
     const fn place(&self) -> usize {
         match self {
             Self::BadRequest(_) => 0,
-            Self::NotFound => 1,
-            Self::MethodNotAllowed(_) => 2,
-            Self::RequestTimeout => 3,
-            Self::BodyTooLarge => 4,
-            Self::UriTooLong => 5,
-            Self::ExpectationFailed => 6,
-            Self::Misdirected => 7,
-            Self::TooManyRequests(_) => 8,
-            Self::HeadersTooLarge => 9,
-            Self::ClientGone => 10,
-            Self::Internal => 11,
-            Self::Panic => 12,
-            Self::NotImplemented => 13,
-            Self::VersionNotSupported => 14,
-            Self::UpstreamRefused => 15,
-            Self::UpstreamReset => 16,
-            Self::UpstreamTls => 17,
-            Self::UpstreamBadResponse => 18,
-            Self::UpstreamUnresolved => 19,
-            Self::NoUpstream => 20,
-            Self::Overloaded => 21,
-            Self::PoolFull => 22,
-            Self::Stopping => 23,
-            Self::ConnectTimeout => 24,
-            Self::ResponseTimeout => 25,
-            Self::ReadTimeout => 26,
-            Self::ExchangeTimeout => 27,
-            Self::NoHealthyUpstream => 28,
+            Self::Denied => 1,
+            Self::NotFound => 2,
+            Self::MethodNotAllowed(_) => 3,
+            Self::RequestTimeout => 4,
+            Self::BodyTooLarge => 5,
+            Self::UriTooLong => 6,
+            Self::ExpectationFailed => 7,
+            Self::Misdirected => 8,
+            Self::TooManyRequests(_) => 9,
+            Self::HeadersTooLarge => 10,
+            Self::ClientGone => 11,
+            Self::Internal => 12,
+            Self::Panic => 13,
+            Self::NotImplemented => 14,
+            Self::VersionNotSupported => 15,
+            Self::UpstreamRefused => 16,
+            Self::UpstreamReset => 17,
+            Self::UpstreamTls => 18,
+            Self::UpstreamBadResponse => 19,
+            Self::UpstreamUnresolved => 20,
+            Self::NoUpstream => 21,
+            Self::Overloaded => 22,
+            Self::PoolFull => 23,
+            Self::Stopping => 24,
+            Self::ConnectTimeout => 25,
+            Self::ResponseTimeout => 26,
+            Self::ReadTimeout => 27,
+            Self::ExchangeTimeout => 28,
+            Self::NoHealthyUpstream => 29,
         }
     }
 }

@@ -26,6 +26,7 @@ use super::client::{
 use super::field_class::{Class, classify, may_be_nominated};
 use super::forwarded_values::ConnectionValues;
 use super::trace::{RequestId, TRACEPARENT, TRACESTATE, TraceContext, X_REQUEST_ID};
+use crate::net::Fields;
 
 /// Options that one `Connection` field can name; a message with more is not meant seriously, and
 /// the rest of it is not obeyed.
@@ -36,33 +37,6 @@ const UPGRADE_OPTION: HeaderValue = HeaderValue::from_static("Upgrade");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
-
-/// The header fields of a message that is being forwarded.
-///
-/// A trait because an engine may keep more than a `HeaderMap`, such as the spelling of names, and
-/// has to see every change.
-pub trait Fields {
-    /// The fields as they stand.
-    fn map(&self) -> &HeaderMap;
-    /// Removes every field of that name.
-    fn remove(&mut self, name: &HeaderName);
-    /// Replaces every field of that name by one.
-    fn insert(&mut self, name: HeaderName, value: HeaderValue);
-}
-
-impl Fields for HeaderMap {
-    fn map(&self) -> &HeaderMap {
-        self
-    }
-
-    fn remove(&mut self, name: &HeaderName) {
-        Self::remove(self, name);
-    }
-
-    fn insert(&mut self, name: HeaderName, value: HeaderValue) {
-        Self::insert(self, name, value);
-    }
-}
 
 /// What is known of a request when it goes to its backend.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::listener::Protocol;
 use crate::config::route::Action;
 use crate::config::site::Site;
+use crate::filter::Chains;
 use crate::route::Router;
 use crate::upstream::Pool;
 
@@ -24,6 +25,8 @@ pub struct Generation {
     pub config: Config,
     /// Sites and routes, compiled.
     pub router: Router,
+    /// What runs before its routes.
+    pub chains: Chains,
     /// By index of [`Config::upstreams`].
     pub pools: Vec<Arc<Pool>>,
     /// By index of [`Config::listeners`].
@@ -51,7 +54,8 @@ struct SiteForm {
 }
 
 impl Generation {
-    /// Puts a configuration, its pools and its listeners together; it follows `previous`.
+    /// Puts a configuration, its pools and its listeners together; it follows `previous`, whose filters
+    /// hand on what they have learnt.
     #[must_use]
     pub fn new(
         previous: Option<&Self>,
@@ -61,9 +65,10 @@ impl Generation {
     ) -> Self {
         let number = previous.map_or(1, |previous| previous.number + 1);
         let router = Router::new(&config);
+        let chains = Chains::new(&config, previous.map(|previous| &previous.chains));
         let form = |site| SiteForm::new(&config, site, &listeners);
         let sites = config.sites.iter().map(form).collect();
-        Self { number, config, router, pools, listeners, sites }
+        Self { number, config, router, chains, pools, listeners, sites }
     }
 
     /// The index of a listener in this configuration; `None` when it is not in it.

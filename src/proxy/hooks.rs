@@ -1,11 +1,11 @@
 //! The engine's hooks. Each only delegates.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::gateway::Shared;
-use super::{answer, onward, outcome, retry};
+use super::{answer, filtering, onward, outcome, retry};
 
 /// The gateway as the engine sees it.
 #[derive(Debug)]
@@ -132,13 +132,15 @@ impl ProxyHttp for Hooks {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        exchange.received(body.as_ref().map_or(0, Bytes::len), is_end);
-        Ok(())
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        exchange.received(bytes, is_end);
+        filtering::receive(exchange, bytes, session.was_upgraded())
+            .map_err(|failure| stop(exchange, failure).into_down())
     }
 
     async fn upstream_response_filter(
@@ -161,13 +163,33 @@ impl ProxyHttp for Hooks {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _exchange: &mut Exchange,
+        exchange: &mut Exchange,
     ) -> Result<()>
     where
         Self::CTX: Send + Sync,
     {
+        filtering::respond(exchange, session.req_header(), response)?;
         answer::fit(session, response);
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        filtering::encode(exchange, body, is_end).map(|()| None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Bytes>> {
+        filtering::end(exchange)
     }
 
     fn fail_to_connect(

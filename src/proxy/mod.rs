@@ -18,6 +18,7 @@ pub mod engine;
 pub mod exchange;
 pub mod failure;
 mod field_class;
+mod filtering;
 pub mod forward;
 pub mod forwarded_values;
 pub mod gateway;

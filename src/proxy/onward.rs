@@ -9,10 +9,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::forward::{self, Fields, Onward};
+use super::forward::{self, Onward};
 use super::identity;
 use super::response_check::check_response;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
+use crate::net::Fields;
 use crate::upstream::endpoint::Occupied;
 use crate::upstream::{Attempt, Phase, Pool, peer};
 
@@ -42,6 +43,9 @@ pub(super) async fn next_peer(
         attempt.note_personal();
     }
     exchange.attempt = Some(Arc::clone(&attempt));
+    if let Some(passage) = &mut exchange.passage {
+        passage.restart();
+    }
     Ok(peer::peer(attempt))
 }
 
@@ -117,7 +121,11 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
         HostHeader::Name(name) => HeaderValue::from_str(name).map_err(|_| Failure::Internal)?,
     };
     set_target(exchange, request)?;
-    request.insert_header(header::HOST, host).map_err(|_| Failure::Internal)
+    request.insert_header(header::HOST, host).map_err(|_| Failure::Internal)?;
+    if let Some(passage) = &exchange.passage {
+        passage.edit_request(request);
+    }
+    Ok(())
 }
 
 /// Puts the target in origin form: the rewritten one, or the client's. The engine keeps the
@@ -185,6 +193,10 @@ macro_rules! fields_of {
             fn insert(&mut self, name: HeaderName, value: HeaderValue) {
                 // Valid by their types; the engine has no other reason to refuse.
                 let _ = self.insert_header(name, value);
+            }
+
+            fn append(&mut self, name: HeaderName, value: HeaderValue) {
+                let _ = self.append_header(name, value);
             }
         }
     };

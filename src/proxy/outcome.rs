@@ -44,7 +44,14 @@ pub(super) fn failure(exchange: &Exchange, error: &Error) -> Failure {
 
 /// Tells the operator about failures that the access line alone does not explain.
 pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
-    if matches!(failure, Failure::ClientGone | Failure::BadRequest(_) | Failure::RequestTimeout) {
+    let is_clients = matches!(
+        failure,
+        Failure::ClientGone
+            | Failure::BadRequest(_)
+            | Failure::RequestTimeout
+            | Failure::BodyTooLarge
+    );
+    if is_clients {
         let error = Summary(error);
         tracing::debug!(request_id = %exchange.id, error.type = failure.token(), %error, "gave up");
         return;

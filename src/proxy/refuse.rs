@@ -11,6 +11,7 @@ use super::accept::Negotiated;
 use super::connection::{ClientFault, Connection};
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::filtering;
 use super::gateway::Shared;
 use super::reply::Reply;
 
@@ -69,7 +70,9 @@ pub(super) fn last_words(exchange: &mut Exchange) {
 
 /// The whole answer as bytes, noted in the exchange.
 fn answer(exchange: &mut Exchange, failure: Failure) -> Vec<u8> {
-    let reply = Reply::failure(&failure, exchange.negotiated, &exchange.id, &exchange.head.method);
+    let method = &exchange.head.method;
+    let mut reply = Reply::failure(&failure, exchange.negotiated, &exchange.id, method);
+    filtering::reply(exchange, None, &mut reply);
     exchange.answer.status = reply.status.as_u16();
     exchange.answer.is_concluded = true;
     let mut bytes = Vec::with_capacity(512 + reply.body.len());

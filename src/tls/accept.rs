@@ -348,7 +348,8 @@ mod tests {
 
         async fn s_client(server: &Server, arguments: &[&str]) -> String {
             let mut command = Command::new("openssl");
-            command.args(["s_client", "-connect", &server.address.to_string()]);
+            // Reads on until the server closes, or a late ticket would be missed.
+            command.args(["s_client", "-ign_eof", "-connect", &server.address.to_string()]);
             command.args(arguments).stdin(Stdio::null());
             let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
             let output = output.unwrap();

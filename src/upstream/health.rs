@@ -1,6 +1,6 @@
 //! What the checks of one endpoint add up to.
 //!
-//! Answers "may it have requests, and how large a share?". Called by [`super::check`] with each
+//! Answers "may it have requests, and how large a share?". Called by `super::check` with each
 //! check's outcome and by [`super::pool`]. Pure: sends nothing and reads no clock.
 
 use std::sync::Arc;

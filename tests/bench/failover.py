@@ -3,7 +3,7 @@
 usage: failover.py [--program target/debug/wardgate] [--rate 300] [--only kill,hang,500,flap]
 
 For each kind of failure both proxies run at once, each before three backends of its own, configured
-alike: round robin, GET /health every second with a timeout of a second, three failures in a row take
+alike: round robin, GET /health every second with a timeout of 0.9 s, three failures in a row take
 a server out and two successes bring it back, one more attempt when a connection is refused, two
 seconds for an answer. After 5 s the first backend fails, after 15 s it is well again, after 25 s the
 run ends. Everything is on loopback and ends by itself; only what was started here is ended.
@@ -40,7 +40,7 @@ upstreams:
   app:
     servers: [{servers}]
     balance: round_robin
-    health: {{ path: /health, every: 1s, timeout: 1s, healthy_after: 2, unhealthy_after: 3 }}
+    health: {{ path: /health, every: 1s, timeout: 900ms, healthy_after: 2, unhealthy_after: 3 }}
     retry: {{ attempts: 2, after: [{after}], budget: 100% }}
     timeouts: {{ connect: 1s, response: 2s }}
 storage: storage
@@ -56,7 +56,7 @@ defaults
   timeout connect 1s
   timeout server 2s
   timeout client 30s
-  timeout check 1s
+  timeout check 900ms
   retries 1
   option redispatch 1
   retry-on {retry_on}
@@ -96,6 +96,10 @@ class Backend:
         self.process.wait()
         self.process.stdout.close()
 
+    async def restart(self):
+        """A new process, without a pause for whoever else runs here."""
+        await asyncio.to_thread(self.start)
+
     def signal(self, number):
         self.process.send_signal(number)
 
@@ -133,7 +137,13 @@ class Wardgate:
         file.write_text(WARDGATE.format(servers=servers, after=after))
         command = [program, "run", str(file)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=directory)
+
+    def wait(self):
+        """Waits until it serves."""
         for line in self.process.stderr:
+            if not line.startswith(b"{"):
+                sys.stderr.buffer.write(line)
+                continue
             event = json.loads(line)
             fields = event.get("fields", event)
             if fields.get("message") == "listening":
@@ -141,7 +151,7 @@ class Wardgate:
                 self.port = int(address.rsplit(":", 1)[1])
             if fields.get("message") == "ready":
                 return
-        raise SystemExit("wardgate did not start")
+        raise RuntimeError("wardgate did not start")
 
 
 class Haproxy:
@@ -202,7 +212,7 @@ async def fail(kind, backend, start):
     if kind == "kill":
         backend.kill()
         await until(HEAL)
-        backend.start()
+        await backend.restart()
     elif kind == "hang":
         backend.signal(signal.SIGSTOP)
         await until(HEAL)
@@ -216,9 +226,10 @@ async def fail(kind, backend, start):
         while moment + 4 <= HEAL + 2:
             backend.kill()
             await until(moment + 2)
-            backend.start()
+            await backend.restart()
             moment += 4
             await until(min(moment, HEAL))
+    backend.healed = time.monotonic() - start
 
 
 async def run(kind, program, rate, retries):
@@ -232,6 +243,7 @@ async def run(kind, program, rate, retries):
         proxies = []
         try:
             proxies.append(Wardgate(program, backends[0], directory, after))
+            proxies[0].wait()
             proxies.append(Haproxy(backends[1], directory, retry_on))
             # HAProxy holds its servers for well; both have had a check by then.
             await asyncio.sleep(2)
@@ -242,7 +254,7 @@ async def run(kind, program, rate, retries):
                     tasks.create_task(load(proxy.port, rate, start, its))
                     tasks.create_task(fail(kind, group[0], start))
             for proxy, group, its in zip(proxies, backends, seen):
-                rows.append(row(kind, retries, proxy.name, group[0].port, its))
+                rows.append(row(kind, retries, proxy.name, group[0], its))
         finally:
             for proxy in proxies:
                 proxy.process.kill()
@@ -252,14 +264,14 @@ async def run(kind, program, rate, retries):
     return rows
 
 
-def row(kind, retries, name, port, seen):
+def row(kind, retries, name, failed, seen):
     errors = [(began, outcome) for began, _, outcome, _ in seen if outcome != "200"]
     kinds = collections.Counter(outcome for _, outcome in errors)
     shown = ", ".join(f"{count} x {outcome}" for outcome, count in kinds.most_common())
-    late = [began for began, _ in errors if began < HEAL]
+    late = [began for began, _ in errors if began < failed.healed]
     left = f"{max(late) - FAIL:.1f}" if late else "-"
-    good = [end for began, end, outcome, backend in seen if outcome == "200" and backend == port and began > HEAL]
-    returned = f"{min(good) - HEAL:.1f}" if good else "never"
+    again = [end for began, end, outcome, port in seen if (outcome, port) == ("200", failed.port) and began > failed.healed]
+    returned = f"{min(again) - failed.healed:.1f}" if again else "never"
     what = "connect, reset, 500" if retries else "connect"
     return [kind, what, name, str(len(seen)), str(len(errors)), shown, left, returned]
 

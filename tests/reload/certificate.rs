@@ -83,6 +83,21 @@ async fn a_broken_certificate_keeps_the_whole_new_configuration_out() {
 }
 
 #[tokio::test]
+async fn files_that_a_refused_configuration_names_are_waited_for() {
+    let gateway = start(&yaml(&["a.test"], "")).await;
+    let moved =
+        yaml(&HOSTS, "").replace("own.pem", "new/own.pem").replace("own.key", "new/own.key");
+    let faults = refused(&gateway, &moved).await;
+    assert!(faults.contains("own.pem"), "{faults}");
+    let new = gateway.directory().join("new");
+    fs::create_dir(&new).unwrap();
+    for name in ["own.pem", "own.key"] {
+        fs::copy(gateway.directory().join(name), new.join(name)).unwrap();
+    }
+    gateway.reloaded(2).await;
+}
+
+#[tokio::test]
 async fn a_site_is_added_to_connections_whose_certificate_stands_for_it() {
     let gateway = start(&yaml(&["a.test"], "")).await;
     let trusted = gateway.directory().join("trusted.pem");

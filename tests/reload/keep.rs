@@ -138,6 +138,19 @@ async fn limits_hold_from_the_next_request_on() {
 }
 
 #[tokio::test]
+async fn rate_limits_go_on_counting() {
+    let filters = "filters: [ { rate_limit: { key: client_ip, rate: 1/h, burst: 2 } } ], routes";
+    let site = says("a.test", "one").replace("routes", filters);
+    let gateway = Gateway::start(yaml(&site)).await;
+    let client = gateway.client().host("a.test");
+    assert_eq!(client.get("/").await.status, 200);
+    gateway.reload(&yaml(&(site.clone() + &says("b.test", "b"))), 2).await;
+    assert_eq!(client.get("/").await.status, 200);
+    gateway.reload(&yaml(&site), 3).await;
+    assert_eq!(client.get("/").await.status, 429);
+}
+
+#[tokio::test]
 async fn another_access_log_costs_no_line() {
     let with = |file: &str| {
         yaml(&says("\"*\"", "one")) + &format!("log: {{ access: {{ file: {file}.log }} }}\n")

@@ -156,10 +156,12 @@ async fn a_budget_keeps_retries_from_multiplying_a_failure() {
         assert_eq!(clients.join_next().await.unwrap().unwrap(), 503);
         refused += 1;
     }
-    let retried = other.received(3).await.len();
-    assert!((3..=4).contains(&retried), "a tenth of {CLIENTS} and at least three: {retried}");
+    other.received(3).await;
     other.release();
+    // The fourth of the last four was late, or counted while enough others were in flight.
     let left = clients.join_all().await;
+    let retried = other.requests().len();
+    assert!((3..=4).contains(&retried), "a tenth of {CLIENTS} and at least three: {retried}");
     assert_eq!(left.iter().filter(|status| **status == 200).count(), retried);
 }
 

@@ -24,6 +24,13 @@ pub(super) static TABLE: [Row; Failure::ALL.len()] = [
         closes: true,
     },
     Row {
+        status: 403,
+        token: "access_denied",
+        text: "Access from this address is not allowed.",
+        grpc: GrpcStatus::PermissionDenied,
+        closes: false,
+    },
+    Row {
         status: 404,
         token: "no_route",
         text: "There is nothing at this address.",

@@ -1,0 +1,233 @@
+//! `rate_limit`: a token bucket per client, header or cookie (429, RFC 6585 §4).
+//!
+//! Answers carry `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10),
+//! those that are let through as well, so that clients can slow down before they have to.
+
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, HeaderValue};
+
+use super::buckets::{Buckets, Draw, Pace};
+use super::{Rejection, Request, Verdict};
+use crate::config::filter::{RateKey, RateLimit as Spec};
+
+/// What is left of a quota, and until when.
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// The quota and its time.
+pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Bits of an IPv6 address that tell one customer from another (RFC 6177 §2): who has a network
+/// has 2^64 addresses in it.
+const CUSTOMER: u32 = 64;
+
+/// A limiter.
+#[derive(Debug)]
+pub(super) struct RateLimit {
+    key: RateKey,
+    pace: Pace,
+    /// `q` and `w` of the policy.
+    quota: (u32, u64),
+    buckets: Arc<Buckets>,
+}
+
+/// What the buckets tell keys apart by.
+#[derive(Debug, PartialEq, Eq)]
+enum Key<'a> {
+    Address(IpAddr),
+    Value(&'a [u8]),
+}
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Address(address) => (0_u8, address).hash(state),
+            Self::Value(value) => (1_u8, value).hash(state),
+        }
+    }
+}
+
+impl RateLimit {
+    /// A limiter by `spec` that takes over the buckets of `previous` where those have the same key.
+    pub(super) fn new(spec: &Spec, previous: Option<&Self>) -> Self {
+        let buckets = match previous.filter(|previous| previous.key == spec.key) {
+            Some(previous) => Arc::clone(&previous.buckets),
+            None => Arc::new(Buckets::new(Instant::now())),
+        };
+        Self {
+            key: spec.key.clone(),
+            pace: Pace::new(spec.rate, spec.period, spec.burst),
+            quota: (spec.rate, spec.period.as_secs().max(1)),
+            buckets,
+        }
+    }
+
+    /// Takes a token for the request.
+    pub(super) fn judge(&self, request: &Request<'_>) -> (Verdict, Draw) {
+        let draw = self.buckets.draw(&self.key(request), self.pace, request.now);
+        let verdict = match draw.is_granted {
+            true => Verdict::Continue,
+            false => Verdict::Reject(Rejection::RateLimited { retry_after: draw.reset }),
+        };
+        (verdict, draw)
+    }
+
+    /// The value of `RateLimit-Policy` under this name.
+    pub(super) fn policy(&self, name: &str) -> HeaderValue {
+        let (quota, window) = self.quota;
+        value(&format!("\"{name}\";q={quota};w={window}"))
+    }
+
+    /// The value of `RateLimit` after a draw.
+    pub(super) fn state(name: &str, draw: &Draw) -> HeaderValue {
+        let Draw { remaining, reset, .. } = draw;
+        value(&format!("\"{name}\";r={remaining};t={}", whole_seconds(*reset)))
+    }
+
+    /// The buckets, for whoever reports their size.
+    pub(super) fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    fn key<'r>(&self, request: &Request<'r>) -> Key<'r> {
+        let value = match &self.key {
+            RateKey::ClientIp => None,
+            RateKey::Header(name) => request.head.headers.get(name).map(HeaderValue::as_bytes),
+            RateKey::Cookie(name) => {
+                let mut cookies = request.head.cookies();
+                cookies.find(|(cookie, _)| cookie == name).map(|(_, value)| value.as_bytes())
+            }
+        };
+        value.map_or_else(|| Key::Address(customer(request.client)), Key::Value)
+    }
+}
+
+/// The address that stands for a client: of IPv6 its network.
+fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> (128 - CUSTOMER) << (128 - CUSTOMER);
+            Ipv6Addr::from_bits(network).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// Never sooner than is meant.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("\"default\";r=0;t=1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::super::tests::request;
+    use super::*;
+
+    fn limiter(key: RateKey, rate: u32, burst: u32) -> RateLimit {
+        RateLimit::new(&spec(key, rate, burst), None)
+    }
+
+    fn spec(key: RateKey, rate: u32, burst: u32) -> Spec {
+        Spec { key, rate, period: Duration::from_secs(60), burst }
+    }
+
+    #[test]
+    fn who_shares_a_bucket() {
+        let fields = |rows: &[(&'static str, &'static str)]| -> HeaderMap {
+            let rows = rows.iter();
+            rows.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+        };
+        let header = || RateKey::Header(HeaderName::from_static("x-key"));
+        let cookie = || RateKey::Cookie("uid".to_owned());
+        let none = || fields(&[]);
+        for (key, first, second, is_shared) in [
+            (RateKey::ClientIp, ("192.0.2.1", none()), ("192.0.2.1", none()), true),
+            (RateKey::ClientIp, ("192.0.2.1", none()), ("192.0.2.2", none()), false),
+            (RateKey::ClientIp, ("192.0.2.1", none()), ("::ffff:192.0.2.1", none()), true),
+            (RateKey::ClientIp, ("2001:db8::1", none()), ("2001:db8::ffff:1:2", none()), true),
+            (RateKey::ClientIp, ("2001:db8::1", none()), ("2001:db8:0:1::1", none()), false),
+            (
+                header(),
+                ("192.0.2.1", fields(&[("x-key", "a")])),
+                ("192.0.2.2", fields(&[("x-key", "a")])),
+                true,
+            ),
+            (
+                header(),
+                ("192.0.2.1", fields(&[("x-key", "a")])),
+                ("192.0.2.1", fields(&[("x-key", "b")])),
+                false,
+            ),
+            (header(), ("192.0.2.1", none()), ("192.0.2.1", none()), true),
+            (header(), ("192.0.2.1", none()), ("192.0.2.2", none()), false),
+            (
+                header(),
+                ("192.0.2.1", none()),
+                ("192.0.2.2", fields(&[("x-key", "192.0.2.1")])),
+                false,
+            ),
+            (
+                cookie(),
+                ("192.0.2.1", fields(&[("cookie", "a=b; uid=7")])),
+                ("192.0.2.2", fields(&[("cookie", "uid=7; a=c")])),
+                true,
+            ),
+            (
+                cookie(),
+                ("192.0.2.1", fields(&[("cookie", "uid=7")])),
+                ("192.0.2.1", fields(&[("cookie", "uid=8")])),
+                false,
+            ),
+        ] {
+            let limiter = limiter(key, 1, 1);
+            let ask = |(client, fields): &(&str, HeaderMap)| {
+                let (verdict, _) = limiter.judge(&request(client, fields));
+                verdict == Verdict::Continue
+            };
+            assert!(ask(&first), "{first:?}");
+            assert_eq!(ask(&second), !is_shared, "{:?} {first:?} {second:?}", limiter.key);
+        }
+    }
+
+    #[test]
+    fn fields_tell_quota_rest_and_time() {
+        let limiter = limiter(RateKey::ClientIp, 100, 2);
+        assert_eq!(limiter.policy("default"), "\"default\";q=100;w=60");
+        let fields = HeaderMap::new();
+        let request = request("192.0.2.1", &fields);
+        for expected in ["\"x\";r=1;t=1", "\"x\";r=0;t=1", "\"x\";r=0;t=1"] {
+            let (_, draw) = limiter.judge(&request);
+            assert_eq!(RateLimit::state("x", &draw), expected);
+        }
+        let (verdict, _) = limiter.judge(&request);
+        let Verdict::Reject(Rejection::RateLimited { retry_after }) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(retry_after, Duration::from_millis(600));
+    }
+
+    #[test]
+    fn buckets_outlive_a_reload_while_the_key_stays() {
+        let fields = HeaderMap::new();
+        let request = request("192.0.2.1", &fields);
+        let limiter = limiter(RateKey::ClientIp, 1, 1);
+        assert_eq!(limiter.judge(&request).0, Verdict::Continue);
+        for (next, is_kept) in [
+            (spec(RateKey::ClientIp, 1, 1), true),
+            (spec(RateKey::ClientIp, 2, 1), true),
+            (spec(RateKey::Cookie("a".to_owned()), 1, 1), false),
+        ] {
+            let next_limiter = RateLimit::new(&next, Some(&limiter));
+            let is_blocked = next_limiter.judge(&request).0 != Verdict::Continue;
+            assert_eq!(is_blocked, is_kept, "{next:?}");
+        }
+    }
+}
