@@ -4,6 +4,8 @@
 //! 0 fine, 1 it did not work (a file cannot be read, an address cannot be bound), 2 the
 //! configuration has faults or the command line is wrong.
 
+mod windows_service;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -84,6 +86,11 @@ enum Command {
         #[arg(long, default_value = "demo")]
         name: String,
     },
+    /// Install, control or be the Windows service
+    Service {
+        #[command(subcommand)]
+        command: windows_service::Command,
+    },
     /// Print the version
     Version,
 }
@@ -128,6 +135,7 @@ fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
             Err(code) => Ok(code),
         },
         Command::DemoBackend { bind, name } => demo_backend(bind, &name),
+        Command::Service { command } => windows_service::perform(command),
         Command::Version => print(&format!("wardgate {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }

@@ -131,8 +131,17 @@ fn configure(service: &Service) -> windows_service::Result<()> {
         command: None,
         actions: Some(RESTARTS.map(restart).to_vec()),
     })?;
-    service.set_failure_actions_on_non_crash_failures(true)?;
+    known(service.set_failure_actions_on_non_crash_failures(true))?;
     service.set_preshutdown_timeout(SHUTDOWN_LIMIT)
+}
+
+/// `None` where the system does not know the setting at all (ERROR_INVALID_LEVEL): every Windows
+/// since Vista knows the ones used here, Wine does not.
+fn known<T>(outcome: windows_service::Result<T>) -> windows_service::Result<Option<T>> {
+    match outcome {
+        Err(windows_service::Error::Winapi(error)) if error.raw_os_error() == Some(124) => Ok(None),
+        outcome => outcome.map(Some),
+    }
 }
 
 /// Stops the service and removes it. Configuration, certificates and logs stay.
@@ -222,8 +231,8 @@ fn wait_for(
 pub struct Report {
     status: ServiceStatus,
     config: ServiceConfig,
-    failures: ServiceFailureActions,
-    is_for_all_failures: bool,
+    failures: Option<ServiceFailureActions>,
+    is_for_all_failures: Option<bool>,
 }
 
 /// Asks about the service.
@@ -236,8 +245,8 @@ pub fn status() -> Result<Report, Error> {
         Ok(Report {
             status: service.query_status()?,
             config: service.query_config()?,
-            failures: service.get_failure_actions()?,
-            is_for_all_failures: service.get_failure_actions_on_non_crash_failures()?,
+            failures: known(service.get_failure_actions())?,
+            is_for_all_failures: known(service.get_failure_actions_on_non_crash_failures())?,
         })
     };
     ask().map_err(because("query"))
@@ -268,14 +277,30 @@ impl fmt::Display for Report {
         let account = self.config.account_name.as_deref().unwrap_or(OsStr::new("LocalSystem"));
         writeln!(f, "account   {}", account.display())?;
         writeln!(f, "command   {}", self.config.executable_path.display())?;
-        let actions = self.failures.actions.iter().flatten();
-        let actions: Vec<String> = actions.map(spell).collect();
-        let failures = if self.is_for_all_failures { "any failure" } else { "crashes only" };
-        let reset = match self.failures.reset_period {
+        match &self.failures {
+            Some(failures) => self.write_recovery(failures, f),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Report {
+    fn write_recovery(
+        &self,
+        failures: &ServiceFailureActions,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let actions: Vec<String> = failures.actions.iter().flatten().map(spell).collect();
+        let reset = match failures.reset_period {
             ServiceFailureResetPeriod::Never => "never reset".to_owned(),
             ServiceFailureResetPeriod::After(time) => format!("reset after {} s", time.as_secs()),
         };
-        writeln!(f, "recovery  {}; {reset}; {failures}", actions.join(", "))
+        let scope = match self.is_for_all_failures {
+            Some(true) => "; after any failure",
+            Some(false) => "; after crashes only",
+            None => "",
+        };
+        writeln!(f, "recovery  {}; {reset}{scope}", actions.join(", "))
     }
 }
 
