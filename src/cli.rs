@@ -112,7 +112,10 @@ pub fn main() -> ExitCode {
 fn perform(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run { file } => match load(file.as_deref())? {
-            Ok(loaded) => run(loaded, &invocation(Some(file.as_deref()))),
+            Ok(loaded) => {
+                let path = config::find(file.as_deref());
+                run(loaded, Some(path), &invocation(Some(file.as_deref())))
+            }
             Err(code) => Ok(code),
         },
         Command::Check { file } => Ok(check(file.as_deref())?),
@@ -167,8 +170,8 @@ fn check(file: Option<&Path>) -> anyhow::Result<u8> {
     })
 }
 
-fn run(loaded: Loaded, by: &app::Invocation) -> anyhow::Result<u8> {
-    log::install(&loaded.config.log)?;
+fn run(loaded: Loaded, file: Option<PathBuf>, by: &app::Invocation) -> anyhow::Result<u8> {
+    let control = log::install(&loaded.config.log)?;
     report_panics();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = loaded.config.runtime.threads {
@@ -176,7 +179,8 @@ fn run(loaded: Loaded, by: &app::Invocation) -> anyhow::Result<u8> {
     }
     let runtime = runtime.enable_all().build()?;
     let is_for_people = log::is_text(&loaded.config.log);
-    let outcome = runtime.block_on(app::run(loaded.config, |greeting| {
+    let launch = app::Launch::new(loaded, file, control);
+    let outcome = runtime.block_on(app::run(launch, |greeting| {
         if is_for_people && std::io::stderr().is_terminal() {
             eprint!("{}", greeting.text(by));
         }
@@ -236,7 +240,7 @@ fn proxy(from: &str, to: &str) -> anyhow::Result<u8> {
         quoted(to),
     );
     match config::from_text("the command line", &text, Path::new("")) {
-        Ok(loaded) => run(loaded, &invocation(None)),
+        Ok(loaded) => run(loaded, None, &invocation(None)),
         Err(faults) => {
             // The file does not exist, so its positions would mislead.
             for fault in faults.iter() {

@@ -29,6 +29,8 @@ mod logs;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod support;

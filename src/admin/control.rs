@@ -2,6 +2,10 @@
 //! reload (a signal, a changed file, the admin API, the service control manager) to the one task of
 //! `app` that does it.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
 /// Asks the task that owns the configuration. Cheap to clone.
@@ -41,6 +45,21 @@ pub enum Outcome {
     },
 }
 
+/// The last reload, for whoever looks. Cheap to clone; all clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct LastReload(Arc<ArcSwapOption<Attempted>>);
+
+/// A reload that was asked for.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    /// When it ended.
+    pub at: SystemTime,
+    /// Who asked.
+    pub reason: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
 /// The process is ending: nobody reloads any more.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the gateway is stopping")]
@@ -63,6 +82,19 @@ impl Control {
         let (answer, outcome) = oneshot::channel();
         self.0.send(Reload { reason, answer }).await.map_err(|_| Stopping)?;
         outcome.await.map_err(|_| Stopping)
+    }
+}
+
+impl LastReload {
+    /// Notes a reload.
+    pub fn note(&self, attempted: Attempted) {
+        self.0.store(Some(Arc::new(attempted)));
+    }
+
+    /// The last reload; `None` before the first.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Attempted>> {
+        self.0.load_full()
     }
 }
 

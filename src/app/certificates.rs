@@ -1,12 +1,12 @@
 //! Which certificates a configuration is served with, and their renewal where they are our own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::config::site::SiteCertificate;
+use crate::config::site::{Site, SiteCertificate};
 use crate::net::HostPattern;
 use crate::tls::pem::{self, LoadError};
 use crate::tls::{CertStore, Entry, LocalCa, LocalCaError, OnDemand, Table, Tickets};
@@ -34,12 +34,24 @@ pub enum CertificatesError {
 }
 
 /// Where certificates come from, once loaded.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sources {
-    /// Those from files. They are read once: a file that is broken later harms nobody.
+    /// Those from files. They are read once for each configuration: a file that is broken later
+    /// harms nobody.
     operators: Vec<Arc<Entry>>,
     /// Makes the rest, if any site wants it to.
     ca: Option<Arc<LocalCa>>,
+    /// What it makes: a certificate's id, and the names of its site.
+    internal: Vec<(String, Vec<HostPattern>)>,
+}
+
+/// The certificates in service, and where they come from.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    pub(super) store: Arc<CertStore>,
+    pub(super) tickets: Tickets,
+    /// Replaced whole; whoever has made a table from it checks that it is still the same.
+    sources: Mutex<Arc<Sources>>,
 }
 
 /// Loads what the operator's sites name and issues the rest from the local CA.
@@ -58,9 +70,16 @@ pub(super) fn load(
     } else {
         None
     };
-    let operators = operators(config, now)?;
-    let table = table(config, &operators, ca.as_ref(), now)?;
-    Ok((table, Sources { operators, ca }))
+    let is_internal = |site: &&Site| site.certificate == SiteCertificate::Internal;
+    let internal = config.sites.iter().filter(is_internal);
+    let sources = Sources {
+        operators: operators(config, now)?,
+        ca,
+        internal: internal
+            .map(|site| (format!("internal:{}", site.name), site.patterns.clone()))
+            .collect(),
+    };
+    Ok((sources.table(now)?, sources))
 }
 
 /// The entries of `certificates:`, from their files.
@@ -100,49 +119,70 @@ fn operators(config: &Config, now: SystemTime) -> Result<Vec<Arc<Entry>>, Certif
     Ok(entries)
 }
 
-/// `operators` and, beside them, what `ca` issues or has issued already.
-fn table(
-    config: &Config,
-    operators: &[Arc<Entry>],
-    ca: Option<&Arc<LocalCa>>,
-    now: SystemTime,
-) -> Result<Table, CertificatesError> {
-    let mut entries = operators.to_vec();
-    let mut on_demand = None;
-    for site in &config.sites {
-        let (SiteCertificate::Internal, Some(ca)) = (&site.certificate, ca) else { continue };
-        let id = format!("internal:{}", site.name);
-        let certificate = ca.issue(&site.patterns, now)?;
-        if site.patterns.contains(&HostPattern::Any) {
-            on_demand = Some(Arc::new(OnDemand::new(id.as_str(), Arc::clone(ca))?));
+impl Sources {
+    /// The operators' certificates and, beside them, what the CA issues or has issued already.
+    fn table(&self, now: SystemTime) -> Result<Table, CertificatesError> {
+        let mut entries = self.operators.clone();
+        let mut on_demand = None;
+        for (id, patterns) in &self.internal {
+            let Some(ca) = &self.ca else { continue };
+            let certificate = ca.issue(patterns, now)?;
+            if patterns.contains(&HostPattern::Any) {
+                on_demand = Some(Arc::new(OnDemand::new(id.as_str(), Arc::clone(ca))?));
+            }
+            let named = patterns.iter().filter(|pattern| **pattern != HostPattern::Any);
+            entries.push(Arc::new(Entry::new(id.as_str(), named.cloned().collect(), certificate)));
         }
-        let named = site.patterns.iter().filter(|pattern| **pattern != HostPattern::Any);
-        entries.push(Arc::new(Entry::new(id.as_str(), named.cloned().collect(), certificate)));
+        let table = Table::new(entries);
+        Ok(match on_demand {
+            Some(maker) => table.or_on_demand(maker),
+            None => table,
+        })
     }
-    let table = Table::new(entries);
-    Ok(match on_demand {
-        Some(maker) => table.or_on_demand(maker),
-        None => table,
-    })
+}
+
+impl Certificates {
+    /// No certificates yet.
+    pub(super) fn new(tickets: Tickets) -> Self {
+        let store = Arc::new(CertStore::new(Table::default()));
+        Self { store, tickets, sources: Mutex::default() }
+    }
+
+    /// Serves `table`, which was made from `sources`, from the next handshake on.
+    pub(super) fn replace(&self, table: Table, sources: Sources) {
+        let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(sources);
+        self.store.replace(table);
+    }
+
+    /// Issues anew whatever of the local CA's is due; what is good stays the file that it is, and
+    /// what the operator gave stays as it was loaded.
+    fn renew(&self) -> Result<(), CertificatesError> {
+        let lock = || self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = Arc::clone(&lock());
+        let Some(ca) = &sources.ca else { return Ok(()) };
+        let now = SystemTime::now();
+        if ca.renew(now)? {
+            tracing::info!(certificate = %ca.common_name(), "renewed the local CA");
+        }
+        let table = sources.table(now)?;
+        let current = lock();
+        // A reload may have been faster, and has made a table of its own.
+        if Arc::ptr_eq(&current, &sources) {
+            self.store.replace(table);
+        }
+        Ok(())
+    }
 }
 
 /// Keeps the local CA's certificates valid and the ticket keys fresh until `stop`.
-pub(super) async fn keep(
-    config: Arc<Config>,
-    sources: Sources,
-    store: Arc<CertStore>,
-    tickets: Tickets,
-    stop: CancellationToken,
-) {
-    let sources = Arc::new(sources);
+pub(super) async fn keep(certificates: Arc<Certificates>, stop: CancellationToken) {
     let mut pause = LOOK_AGAIN;
     while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-        tickets.rotate();
+        certificates.tickets.rotate();
         pause = LOOK_AGAIN;
-        let (config, sources, store) =
-            (Arc::clone(&config), Arc::clone(&sources), Arc::clone(&store));
-        let renewal = tokio::task::spawn_blocking(move || renew(&config, &sources, &store));
-        match renewal.await {
+        let certificates = Arc::clone(&certificates);
+        match tokio::task::spawn_blocking(move || certificates.renew()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "could not renew");
@@ -152,18 +192,6 @@ pub(super) async fn keep(
             Err(_) => return,
         }
     }
-}
-
-/// Issues anew whatever of the local CA's is due; what is good stays the file that it is, and what
-/// the operator gave stays as it was loaded.
-fn renew(config: &Config, sources: &Sources, store: &CertStore) -> Result<(), CertificatesError> {
-    let Some(ca) = &sources.ca else { return Ok(()) };
-    let now = SystemTime::now();
-    if ca.renew(now)? {
-        tracing::info!(certificate = %ca.common_name(), "renewed the local CA");
-    }
-    store.replace(table(config, &sources.operators, Some(ca), now)?);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -199,16 +227,16 @@ mod tests {
         // As a gateway that has run for fifty of its certificate's sixty days.
         let started = SystemTime::now() - 50 * DAY;
         let (table, sources) = load(&config, started).unwrap();
-        let store = Arc::new(CertStore::new(table));
+        let certificates = Arc::new(Certificates::new(Tickets::new().unwrap()));
+        certificates.replace(table, sources);
+        let store = Arc::clone(&certificates.store);
         let old = not_after(&store);
         assert!(old < SystemTime::now() + 11 * DAY);
         // An operator in the middle of replacing a file.
         std::fs::write(&chain, "half").unwrap();
 
         let stop = CancellationToken::new();
-        let tickets = Tickets::new().unwrap();
-        let task = keep(Arc::new(config), sources, Arc::clone(&store), tickets, stop.clone());
-        let task = tokio::spawn(task);
+        let task = tokio::spawn(keep(certificates, stop.clone()));
         let renewal = async {
             while not_after(&store) == old {
                 tokio::time::sleep(Duration::from_secs(60)).await;

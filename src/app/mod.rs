@@ -5,36 +5,37 @@
 
 mod certificates;
 mod greeting;
+mod inputs;
+mod launch;
+mod listeners;
+mod prepare;
+mod reload;
+mod running;
 pub mod signal;
 pub mod state;
+mod watch;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
 
-use crate::admin;
-use crate::config::Config;
-use crate::config::listener::Protocol;
+use crate::admin::control::Reload;
 use crate::config::process::Shutdown;
-use crate::listen::connection::{Census, Door, Surroundings, accept, enable_fast_open};
-use crate::listen::{BindError, Bound, bind};
-use crate::proxy::connection::ListenerFacts;
-use crate::proxy::engine::Engine;
-use crate::proxy::gateway::Shared;
-use crate::proxy::generation::Generation;
-use crate::task::Tasks;
-use crate::telemetry::access::{AccessLog, AccessLogError};
-use crate::tls::server_config::{self, ServerConfigError};
+use crate::listen::BindError;
+use crate::telemetry::access::AccessLogError;
+use crate::tls::server_config::ServerConfigError;
 use crate::tls::ticket::TicketError;
-use crate::tls::{CertStore, ClientConfigError, SystemRoots, Tickets};
-use crate::upstream::{self, Pool, Resolver};
+use crate::tls::{ClientConfigError, Tickets};
 
+use certificates::Certificates;
 pub use certificates::CertificatesError;
 pub use greeting::{Greeting, Invocation};
+use inputs::Inputs;
+pub use launch::Launch;
+use prepare::{Basis, prepare};
+use running::Running;
 use signal::StopRequests;
 use state::{Stage, State};
 
@@ -44,7 +45,8 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 /// Time for tasks that were told to stop. They are at an `await`, or will be in an instant.
 const LAST_STEPS: Duration = Duration::from_secs(1);
 
-/// Why the process does not start.
+/// Why a configuration cannot be put in force: the process does not start, or goes on with the one it
+/// has.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener has no socket.
@@ -84,196 +86,115 @@ pub enum StartError {
     /// Signals.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
+    /// A defect of ours; the log has its place.
+    #[error("building what the configuration needs panicked")]
+    Panicked,
 }
 
-/// Runs a gateway with `config` until it is told to stop. `on_ready` is called once it serves.
+/// Runs a gateway until it is told to stop. `on_ready` is called once it serves.
 ///
 /// # Errors
 /// [`StartError`]; after the start nothing ends it but a signal.
-pub async fn run(config: Config, on_ready: impl FnOnce(&Greeting<'_>)) -> Result<(), StartError> {
+pub async fn run(launch: Launch, on_ready: impl FnOnce(&Greeting<'_>)) -> Result<(), StartError> {
     let stage = Stage::new();
     stage.enter(State::Initializing);
     let mut stops = StopRequests::listen().map_err(StartError::Signals)?;
-    let sockets = bind_all(&config)?;
-    let admin = bind_admin(&config).await?;
-    let access = Arc::new(AccessLog::open(&config.log)?);
-    let (table, sources) = certificates::load(&config, SystemTime::now())?;
-    let store = Arc::new(CertStore::new(table));
-    let tickets = Tickets::new()?;
-    let pools = build_pools(&config)?;
-    let ports = free_ports(&sockets);
-    let generation = Arc::new(Generation::new(1, config.clone(), pools.clone(), &ports, None));
-    let shared = Arc::new(Shared::new(generation, Arc::clone(&store), Arc::clone(&access)));
-    let background = Tasks::new();
-    keep_pools(&pools, &background);
-    let config = Arc::new(config);
-    let keep = certificates::keep(
-        Arc::clone(&config),
-        sources,
-        Arc::clone(&store),
-        tickets.clone(),
-        background.stop_token(),
-    );
-    background.spawn("certificates", keep);
-    let around = Arc::new(Surroundings {
-        engine: Arc::new(Engine::new(Arc::clone(&shared))),
-        census: Arc::new(Census::default()),
-        tasks: Tasks::new(),
-        drain: CancellationToken::new(),
-    });
-    let doors = open_doors(&config, sockets, &store, &tickets)?;
-    let admin = match admin {
-        Some(socket) => Some(start_admin(socket, &stage, &background)?),
-        None => None,
-    };
-    let close = CancellationToken::new();
-    for (socket, door) in doors {
-        around.tasks.spawn("accept", accept(socket, door, Arc::clone(&around), close.clone()));
-    }
+    let hangups = signal::Hangups::listen().map_err(StartError::Signals)?;
+    let (mut running, mut requests) = start(launch, stage.clone()).await?;
     stage.enter(State::Running);
-    tracing::info!(sites = config.sites.len(), pools = pools.len(), "ready");
-    on_ready(&Greeting { config: &config, ports: &ports, admin });
-    let reason = stops.next().await;
-    let connections = around.census.count();
-    let (delay, grace) = (config.shutdown.delay.as_secs_f64(), config.shutdown.grace.as_secs_f64());
+    let generation = running.generation();
+    tracing::info!(sites = generation.config.sites.len(), pools = generation.pools.len(), "ready");
+    let ports = generation.listeners().iter().map(|listener| listener.port).enumerate().collect();
+    let admin = running.admin_address();
+    on_ready(&Greeting { config: &generation.config, ports: &ports, admin });
+    drop(generation);
+    let (background, control) = (running.background.clone(), running.control.clone());
+    let (stop, files) = (background.stop_token(), running.watched.subscribe());
+    background.spawn("hangup", hangups.reload(control.clone(), background.stop_token()));
+    if running.file.is_some() {
+        background.spawn("files", watch::watch(control, files, stop));
+    }
+    let reason = serve(&mut running, &mut requests, &mut stops).await;
+    drop(requests);
+    let shutdown = running.generation().config.shutdown;
+    let connections = running.census.count();
+    let (delay, grace) = (shutdown.delay.as_secs_f64(), shutdown.grace.as_secs_f64());
     tracing::info!(reason, connections, delay, grace, "stopping");
     stage.enter(State::Stopping);
-    drain(&around, &close, config.shutdown, &mut stops).await;
+    drain(&mut running, shutdown, &mut stops).await;
     background.stop();
     background.finish(LAST_STEPS).await;
     stage.enter(State::Terminated);
     // Lines that a stalled disk keeps back longer than this are lost, and counted as such.
+    let access = running.shared.access.load_full();
     let _ = tokio::time::timeout(LAST_LINES, access.close()).await;
-    let (panics, dropped_lines) = (shared.panics(), access.dropped());
+    let (panics, dropped_lines) = (running.shared.panics(), running.dropped_lines());
     tracing::info!(panics, dropped_lines, "terminated");
     Ok(())
 }
 
-fn bind_all(config: &Config) -> Result<Vec<(usize, Bound)>, StartError> {
-    let mut sockets = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        for bound in bind(listener)? {
-            if let Some(queue) = listener.tcp_fast_open {
-                enable_fast_open(&bound.socket, queue).map_err(StartError::Socket)?;
-            }
-            sockets.push((index, bound));
-        }
-    }
-    Ok(sockets)
-}
-
-async fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(admin) = &config.admin else { return Ok(None) };
-    let bound = TcpListener::bind(admin.bind).await;
-    bound.map(Some).map_err(|source| StartError::Admin { address: admin.bind, source })
-}
-
-/// The ports of listeners, as bound.
-fn free_ports(sockets: &[(usize, Bound)]) -> HashMap<usize, u16> {
-    // The first socket of a listener counts, so it is inserted last.
-    sockets.iter().rev().map(|(index, bound)| (*index, bound.local.port())).collect()
-}
-
-fn build_pools(config: &Config) -> Result<Vec<Arc<Pool>>, StartError> {
-    let roots = SystemRoots::load();
-    if roots.skipped > 0 {
-        tracing::warn!(count = roots.skipped, "skipped CAs of the system that cannot be read");
-    }
-    let build =
-        |spec: &crate::config::upstream::Upstream| match Pool::new(spec.clone(), &roots, None) {
-            Ok(pool) => Ok(Arc::new(pool)),
-            Err(source) => Err(StartError::Pool { name: spec.name.clone(), source }),
-        };
-    config.upstreams.iter().map(build).collect()
-}
-
-/// Starts what pools need while they live.
-fn keep_pools(pools: &[Arc<Pool>], tasks: &Tasks) {
-    let has_names = pools.iter().any(|pool| pool.named_servers().next().is_some());
-    let resolver = has_names.then(Resolver::from_system);
-    for pool in pools {
-        let keep = upstream::keep(Arc::clone(pool), resolver.clone(), tasks.stop_token());
-        tasks.spawn("pool", keep);
-    }
-}
-
-type Doors = Vec<(TcpListener, Arc<Door>)>;
-
-fn open_doors(
-    config: &Config,
-    sockets: Vec<(usize, Bound)>,
-    store: &Arc<CertStore>,
-    tickets: &Tickets,
-) -> Result<Doors, StartError> {
-    let mut doors = Vec::new();
-    let mut by_listener = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let tls = match listener.protocol {
-            Protocol::Http => None,
-            Protocol::Https => {
-                let config = server_config::build(listener, Arc::clone(store), tickets)?;
-                Some((config, Arc::clone(store)))
-            }
-        };
-        let facts = Arc::new(ListenerFacts { index, name: listener.name.clone() });
-        by_listener.push(Arc::new(Door { listener: listener.clone(), facts, tls }));
-    }
-    for (index, bound) in sockets {
-        let socket = TcpListener::from_std(bound.socket).map_err(StartError::Socket)?;
-        let door = Arc::clone(&by_listener[index]);
-        tracing::info!(listener = %door.facts.name, server.address = %bound.local, "listening");
-        doors.push((socket, door));
-    }
-    Ok(doors)
-}
-
-fn start_admin(
-    socket: TcpListener,
-    stage: &Stage,
-    tasks: &Tasks,
-) -> Result<SocketAddr, StartError> {
-    let address = socket.local_addr().map_err(StartError::Socket)?;
-    tracing::info!(server.address = %address, "admin listening");
-    let mut state = stage.watch();
-    let ready = move || {
-        let state = *state.borrow_and_update();
-        (state == State::Running, state.as_str())
+/// Builds what the configuration needs, and puts it in force.
+async fn start(
+    launch: Launch,
+    stage: Stage,
+) -> Result<(Running, mpsc::Receiver<Reload>), StartError> {
+    let Launch { loaded, file, log, control, requests, last } = launch;
+    let certificates = Arc::new(Certificates::new(Tickets::new()?));
+    let basis = Basis {
+        current: None,
+        inputs: Inputs::default(),
+        doors: Vec::new(),
+        sockets: Vec::new(),
+        admin: None,
+        store: Arc::clone(&certificates.store),
+        tickets: certificates.tickets.clone(),
     };
-    tasks.spawn("admin", admin::serve(socket, ready, tasks.stop_token()));
-    Ok(address)
+    let path = file.clone();
+    let first = tokio::task::spawn_blocking(move || {
+        let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
+        prepare(loaded.config, inputs, &basis)
+    });
+    let first = first.await.map_err(|_| StartError::Panicked)??;
+    let mut running = Running::new(&first, certificates, stage, (file, log, control, last));
+    running.put_in_force(first);
+    let keep =
+        certificates::keep(Arc::clone(&running.certificates), running.background.stop_token());
+    running.background.spawn("certificates", keep);
+    Ok((running, requests))
+}
+
+/// Serves, and reloads when asked to, until a request to stop. Returns what that was.
+async fn serve(
+    running: &mut Running,
+    requests: &mut mpsc::Receiver<Reload>,
+    stops: &mut StopRequests,
+) -> &'static str {
+    let reload = async {
+        while let Some(request) = requests.recv().await {
+            running.reload(request).await;
+        }
+        // Whoever may ask is gone; the process itself may.
+        std::future::pending().await
+    };
+    tokio::select! {
+        reason = stops.next() => reason,
+        () = reload => "",
+    }
 }
 
 /// Finishes what is in flight, at most `shutdown.grace`; a second request to stop cuts. What is
 /// left then is dropped, and has its access line.
-async fn drain(
-    around: &Surroundings,
-    close: &CancellationToken,
-    shutdown: Shutdown,
-    stops: &mut StopRequests,
-) {
+async fn drain(running: &mut Running, shutdown: Shutdown, stops: &mut StopRequests) {
     let started = Instant::now();
     let finish = async {
         tokio::time::sleep(shutdown.delay).await;
-        close.cancel();
-        around.engine.stop();
-        around.drain.cancel();
-        around.tasks.finish(shutdown.grace).await;
+        running.close();
+        running.finish(shutdown.grace).await;
     };
     tokio::select! {
         () = finish => {}
-        reason = stops.next() => {
-            tracing::warn!(reason, "cutting what is in flight");
-            close.cancel();
-        }
+        reason = stops.next() => tracing::warn!(reason, "cutting what is in flight"),
     }
-    let left = around.census.count();
-    around.engine.shared().cut();
-    around.tasks.stop();
-    around.tasks.finish(LAST_STEPS).await;
-    let seconds = started.elapsed().as_secs_f64();
-    if left > 0 {
-        tracing::warn!(connections = left, seconds, "drained in part");
-    } else {
-        tracing::info!(seconds, "drained");
-    }
+    running.close();
+    running.cut(started).await;
 }

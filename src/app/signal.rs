@@ -1,5 +1,9 @@
 //! What the system tells the process.
 
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::control::Control;
+
 /// Requests to stop, one after the other: the first drains, the second cuts.
 #[cfg(unix)]
 #[derive(Debug)]
@@ -66,4 +70,48 @@ impl StopRequests {
             _ = self.shutdown.recv() => "the system shuts down",
         }
     }
+}
+
+/// Requests to read the configuration again.
+#[cfg(unix)]
+#[derive(Debug)]
+pub struct Hangups(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangups {
+    /// Takes SIGHUP over from the system.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> std::io::Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Self)
+    }
+
+    /// Asks for a reload at every signal until `stop`. Signals that come during one are one.
+    pub async fn reload(mut self, control: Control, stop: CancellationToken) {
+        while let Some(Some(())) = stop.run_until_cancelled(self.0.recv()).await {
+            if let Some(Err(_)) = stop.run_until_cancelled(control.reload("SIGHUP")).await {
+                return;
+            }
+        }
+    }
+}
+
+/// Windows has no such signal.
+#[cfg(windows)]
+#[derive(Debug)]
+pub struct Hangups;
+
+#[cfg(windows)]
+impl Hangups {
+    /// Takes nothing over.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Ends at once.
+    pub async fn reload(self, _: Control, _: CancellationToken) {}
 }

@@ -3,7 +3,7 @@
 //! Answers "what does this value say on this machine?". Runs over the whole tree before any reader
 //! sees it. What came from outside is marked, so that it is never shown. Never touches keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostics, quoted};
 use super::tree::{Node, Scalar};
@@ -22,6 +22,20 @@ pub(super) fn resolve(node: &mut Node, base: &Path, out: &mut Diagnostics) {
                 resolve(&mut entry.value, base, out);
             }
         }
+    }
+}
+
+/// Adds every file that [`resolve`] would read to `found`.
+pub(super) fn files(node: &Node, base: &Path, found: &mut Vec<PathBuf>) {
+    match node {
+        Node::Scalar(scalar) => {
+            let pieces = scalar.text.replace("$$", "");
+            let after = pieces.split('$').skip(1).filter_map(reference);
+            let named = after.filter(|(source, _)| *source == "file");
+            found.extend(named.map(|(_, name)| base.join(name)));
+        }
+        Node::List(list) => list.items.iter().for_each(|item| files(item, base, found)),
+        Node::Map(map) => map.entries.iter().for_each(|entry| files(&entry.value, base, found)),
     }
 }
 

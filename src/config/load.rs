@@ -22,6 +22,8 @@ pub struct Loaded {
     pub config: Config,
     /// Warnings only.
     pub warnings: Diagnostics,
+    /// The files that values were read from (`${file:…}`), readable or not.
+    pub files: Vec<PathBuf>,
     /// The file as written, for [`effective`](super::effective).
     pub(super) written: Written,
 }
@@ -79,6 +81,8 @@ pub fn from_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Diag
     let indexed = if text.len() > tree::MAX_BYTES { "" } else { text };
     let mut faults = Diagnostics::new(name, indexed);
     let Some(mut tree) = tree::parse(text, &mut faults) else { return Err(faults) };
+    let mut files = Vec::new();
+    interpolate::files(&tree, base_dir, &mut files);
     interpolate::resolve(&mut tree, base_dir, &mut faults);
     let mut reading = Reading::new(faults, base_dir.to_owned());
     let config = value::map(&tree, &mut reading, read_root);
@@ -87,7 +91,7 @@ pub fn from_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Diag
     match config {
         Some(config) if !faults.has_errors() => {
             let written = Written { tree, base: base_dir.to_owned() };
-            Ok(Loaded { config, warnings: faults, written })
+            Ok(Loaded { config, warnings: faults, files, written })
         }
         _ => Err(faults),
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,16 +23,17 @@ use crate::task::Tasks;
 use crate::tls::transport::Downstream as Transport;
 use crate::tls::{CertStore, ServerConfig};
 
-/// What every connection is served with.
+/// What every connection of one listener is served with.
 #[derive(Debug)]
 pub struct Surroundings {
     /// Relays requests.
     pub engine: Arc<Engine>,
     /// Connections in all and by client.
     pub census: Arc<Census>,
-    /// Owns the connections' tasks.
+    /// Owns the tasks of the listener's connections.
     pub tasks: Tasks,
-    /// Fires when connections are to end after what they are doing.
+    /// Fires when connections are to end after what they are doing: the process ends, or a reload
+    /// has removed the listener.
     pub drain: CancellationToken,
 }
 
@@ -52,19 +54,17 @@ pub struct Door {
     pub facts: Arc<ListenerFacts>,
     /// For https: how handshakes go, and with which certificates.
     pub tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
+    /// What its connections are served with.
+    pub around: Arc<Surroundings>,
 }
 
-/// Accepts connections on `socket` until `close` fires.
-pub async fn accept(
-    socket: TcpListener,
-    door: Arc<Door>,
-    around: Arc<Surroundings>,
-    close: CancellationToken,
-) {
+/// Accepts connections on `socket` until `close` fires, each through the `door` of that moment.
+pub async fn accept(socket: TcpListener, door: Arc<ArcSwap<Door>>, close: CancellationToken) {
     loop {
         let Some(accepted) = close.run_until_cancelled(socket.accept()).await else { return };
+        let door = door.load_full();
         match accepted {
-            Ok((stream, peer)) => admit(stream, peer, &door, &around),
+            Ok((stream, peer)) => admit(stream, peer, &door),
             Err(error) => match socket::accept_error(&error) {
                 AcceptAction::Retry => {}
                 AcceptAction::Pause(pause) => {
@@ -83,7 +83,8 @@ pub async fn accept(
 }
 
 /// Starts the task of a new connection, if there is room for it.
-fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>, around: &Arc<Surroundings>) {
+fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
+    let around = &door.around;
     let limits = around.limits();
     let Some(counted) = Census::enter(&around.census, peer.ip(), &limits) else {
         tracing::debug!(listener = %door.facts.name, client.address = %peer.ip(), "too many connections");

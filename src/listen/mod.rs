@@ -24,4 +24,6 @@ mod syntax;
 
 pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
-pub use socket::{AcceptAction, BindCause, BindError, Bound, accept_error, bind, tune};
+pub use socket::{
+    AcceptAction, BindCause, BindError, Bound, accept_error, bind, bind_address, tune,
+};

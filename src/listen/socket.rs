@@ -80,7 +80,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`BindError`] for the first address that cannot be had; those before it are released.
 pub fn bind(listener: &Listener) -> Result<Vec<Bound>, BindError> {
-    listener.bind.iter().map(|&address| bind_one(listener, address)).collect()
+    listener.bind.iter().map(|&address| bind_address(listener, address)).collect()
 }
 
 /// Sets what every accepted connection gets: `TCP_NODELAY`, and keep-alive as the listener says.
@@ -136,7 +136,11 @@ mod unusable {
     pub(super) const CODES: [i32; 4] = [10038, 10045, 10022, 10093];
 }
 
-fn bind_one(listener: &Listener, address: BindAddress) -> Result<Bound, BindError> {
+/// Binds and listens on `address`, one of `listener`'s, as [`bind`] does on all of them.
+///
+/// # Errors
+/// [`BindError`] when it cannot be had.
+pub fn bind_address(listener: &Listener, address: BindAddress) -> Result<Bound, BindError> {
     match address {
         BindAddress::Addr(address) => listen(listener, address, true),
         BindAddress::Any { port } => {

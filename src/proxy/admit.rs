@@ -202,7 +202,9 @@ fn find_site(
 ) -> Result<usize, Failure> {
     let connection = exchange.connection.as_deref().ok_or(Failure::Internal)?;
     let nowhere = if connection.tls.is_some() { Failure::Misdirected } else { Failure::NotFound };
-    let site = generation.router.site(connection.listener.index, host).ok_or(nowhere)?;
+    // A reload has removed the listener; the request may be sent again over another connection.
+    let listener = generation.listener(&connection.listener).ok_or(Failure::Misdirected)?;
+    let site = generation.router.site(listener, host).ok_or(nowhere)?;
     if let Some(tls) = &connection.tls
         && !exchange.shared.certificates.serves(&tls.entry, host)
     {

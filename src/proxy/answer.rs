@@ -25,7 +25,7 @@ pub(super) async fn send(
     mut reply: Reply,
 ) -> Result<()> {
     filtering::reply(exchange, Some(&session.req_header().headers), &mut reply);
-    if reply.close || !session.is_body_done() || exchange.shared.is_stopping() {
+    if reply.close || !session.is_body_done() || exchange.is_leaving() {
         session.set_keepalive(None);
     }
     let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;

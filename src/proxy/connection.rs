@@ -34,13 +34,14 @@ pub struct Connection {
     last_words: Mutex<Option<Vec<u8>>>,
 }
 
-/// What requests need to know of their listener.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// What requests need to know of their listener: one value as long as it lives, whatever its index
+/// in the configuration becomes.
+#[derive(Debug)]
 pub struct ListenerFacts {
-    /// Its index in the configuration.
-    pub index: usize,
     /// Its name.
     pub name: String,
+    is_retired: AtomicBool,
+    is_cut: AtomicBool,
 }
 
 /// A finished handshake.
@@ -68,6 +69,36 @@ pub enum ClientFault {
     /// None of the client's: the route's `timeouts.request` passed, which is noticed where the
     /// client is listened to.
     Deadline,
+}
+
+impl ListenerFacts {
+    /// A listener in service.
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        Self { name, is_retired: AtomicBool::new(false), is_cut: AtomicBool::new(false) }
+    }
+
+    /// From here on answers on its connections announce that they close: a reload has removed it.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+    }
+
+    /// Whether a reload has removed it.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
+    /// From here on exchanges on its connections end because it does.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+    }
+
+    /// Whether exchanges on its connections end because it does.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
 }
 
 impl Connection {

@@ -175,6 +175,19 @@ impl Exchange {
         }
     }
 
+    /// Whether its connection closes after it, because the process or the listener ends.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        let is_retired = |connection: &Arc<Connection>| connection.listener.is_retired();
+        self.shared.is_stopping() || self.connection.as_ref().is_some_and(is_retired)
+    }
+
+    /// Whether it is cut off, because the process or the listener ends.
+    pub(super) fn is_cut(&self) -> bool {
+        let is_cut = |connection: &Arc<Connection>| connection.listener.is_cut();
+        self.shared.is_cut() || self.connection.as_ref().is_some_and(is_cut)
+    }
+
     /// Attempts after the first.
     #[must_use]
     pub fn retries(&self) -> usize {

@@ -3,17 +3,17 @@
 //! Everything that depends on configuration alone is computed here, once; a request pins one
 //! generation and never sees another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::config::listener::{BindAddress, Protocol};
+use crate::config::listener::Protocol;
 use crate::config::route::Action;
 use crate::config::site::Site;
 use crate::filter::Chains;
 use crate::route::Router;
 use crate::upstream::Pool;
 
+use super::connection::ListenerFacts;
 use super::reply::Reply;
 
 /// The running form of one configuration.
@@ -29,8 +29,19 @@ pub struct Generation {
     pub chains: Chains,
     /// By index of [`Config::upstreams`].
     pub pools: Vec<Arc<Pool>>,
+    /// By index of [`Config::listeners`].
+    listeners: Vec<BoundListener>,
     /// By index of [`Config::sites`].
     sites: Vec<SiteForm>,
+}
+
+/// A listener of a configuration as it is bound.
+#[derive(Clone, Debug)]
+pub struct BoundListener {
+    /// The same value as in the generation before, if the listener is the same.
+    pub facts: Arc<ListenerFacts>,
+    /// The port of its first socket.
+    pub port: u16,
 }
 
 /// What a site needs beyond its configuration.
@@ -43,20 +54,33 @@ struct SiteForm {
 }
 
 impl Generation {
-    /// Puts a configuration and its pools together. `ports` are those that listeners with port 0
-    /// got from the system, by listener. Its filters know what those of `previous` have learnt.
+    /// Puts a configuration, its pools and its listeners together; it follows `previous`, whose filters
+    /// hand on what they have learnt.
     #[must_use]
     pub fn new(
-        number: u64,
+        previous: Option<&Self>,
         config: Config,
         pools: Vec<Arc<Pool>>,
-        ports: &HashMap<usize, u16>,
-        previous: Option<&Self>,
+        listeners: Vec<BoundListener>,
     ) -> Self {
+        let number = previous.map_or(1, |previous| previous.number + 1);
         let router = Router::new(&config);
         let chains = Chains::new(&config, previous.map(|previous| &previous.chains));
-        let sites = config.sites.iter().map(|site| SiteForm::new(&config, site, ports)).collect();
-        Self { number, config, router, chains, pools, sites }
+        let form = |site| SiteForm::new(&config, site, &listeners);
+        let sites = config.sites.iter().map(form).collect();
+        Self { number, config, router, chains, pools, listeners, sites }
+    }
+
+    /// The index of a listener in this configuration; `None` when it is not in it.
+    #[must_use]
+    pub fn listener(&self, facts: &Arc<ListenerFacts>) -> Option<usize> {
+        self.listeners.iter().position(|listener| Arc::ptr_eq(&listener.facts, facts))
+    }
+
+    /// By index of [`Config::listeners`].
+    #[must_use]
+    pub fn listeners(&self) -> &[BoundListener] {
+        &self.listeners
     }
 
     /// The port to redirect plain HTTP to; `None` when the site has no https listener.
@@ -72,19 +96,21 @@ impl Generation {
     }
 }
 
+impl Drop for Generation {
+    fn drop(&mut self) {
+        tracing::debug!(generation = self.number, "freed a configuration");
+    }
+}
+
 impl SiteForm {
-    fn new(config: &Config, site: &Site, ports: &HashMap<usize, u16>) -> Self {
+    fn new(config: &Config, site: &Site, bound: &[BoundListener]) -> Self {
         let https_port = site
             .listeners
             .iter()
             .copied()
             .find(|index| config.listeners[*index].protocol == Protocol::Https)
-            .and_then(|index| match config.listeners[index].bind.first()? {
-                BindAddress::Any { port: 0 } => ports.get(&index).copied(),
-                BindAddress::Any { port } => Some(*port),
-                BindAddress::Addr(address) if address.port() == 0 => ports.get(&index).copied(),
-                BindAddress::Addr(address) => Some(address.port()),
-            });
+            .and_then(|index| bound.get(index))
+            .map(|listener| listener.port);
         let replies = site
             .routes
             .iter()

@@ -149,7 +149,7 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        if exchange.shared.is_stopping() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if exchange.is_leaving() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             session.set_keepalive(None);
         }
         let is_replayable = !session.as_ref().retry_buffer_truncated();

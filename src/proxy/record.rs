@@ -67,7 +67,7 @@ fn unanswered(exchange: &Exchange) -> Option<Failure> {
         Some(Failure::Panic)
     } else if answer.is_concluded && answer.status != 0 {
         None
-    } else if exchange.shared.is_cut() {
+    } else if exchange.is_cut() {
         Some(Failure::Stopping)
     } else {
         Some(Failure::ClientGone)

@@ -83,6 +83,12 @@ impl SystemRoots {
         Self { store: Arc::new(store), skipped: unparsable + found.errors.len() }
     }
 
+    /// None at all, for pools without TLS.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { store: Arc::new(RootCertStore::empty()), skipped: 0 }
+    }
+
     /// How many CAs are trusted.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -125,11 +125,43 @@ impl Gateway {
         self.program.stdout.wait_for_count("such access lines", count, is_wanted).await
     }
 
+    /// Puts `yaml` in the place of the configuration by renaming, completed as at the start.
+    pub(crate) fn rewrite(&self, yaml: &str) {
+        let file = self.directory().join("gateway.yaml");
+        let new = file.with_extension("new");
+        fs::write(&new, completed(yaml)).unwrap();
+        fs::rename(new, file).unwrap();
+    }
+
+    /// The same, and waits until it is in force as this generation.
+    pub(crate) async fn reload(&self, yaml: &str, generation: u64) {
+        self.rewrite(yaml);
+        self.signal("HUP");
+        self.reloaded(generation).await;
+    }
+
+    /// Waits until this generation is in force.
+    pub(crate) async fn reloaded(&self, generation: u64) -> Value {
+        let is_it = |line: &Value| {
+            field(line, "message") == "reloaded" && *field(line, "generation") == generation
+        };
+        self.wait_log(is_it).await
+    }
+
+    /// The memory that the process has in use, in bytes. Linux only.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory_by("VmRSS:")
+    }
+
     /// The most memory the process has had in use, in bytes. Linux only.
     pub(crate) fn memory_peak(&self) -> usize {
+        self.memory_by("VmHWM:")
+    }
+
+    fn memory_by(&self, key: &str) -> usize {
         let path = format!("/proc/{}/status", self.program.id());
         let status = fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a size");
         let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes * 1024
     }

@@ -15,7 +15,7 @@ mod wire;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use client::{Client, Connection};
+pub(crate) use client::{Client, Connection, Reply};
 pub(crate) use gateway::Gateway;
 pub(crate) use lines::field;
 pub(crate) use origin::{Answer, Origin, Received};

@@ -1,0 +1,39 @@
+//! What a gateway starts from.
+
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+
+use crate::admin::control::{Control, LastReload, Reload};
+use crate::config::Loaded;
+use crate::telemetry::log::LogControl;
+
+/// Requests for a reload that wait; whoever comes beyond that waits for a turn to ask.
+const PENDING: usize = 16;
+
+/// What a gateway starts from, and by what it is reached while it runs.
+#[derive(Debug)]
+pub struct Launch {
+    pub(super) loaded: Loaded,
+    /// What a reload reads again; `None` when the configuration comes from the command line.
+    pub(super) file: Option<PathBuf>,
+    pub(super) log: LogControl,
+    pub(super) control: Control,
+    pub(super) requests: mpsc::Receiver<Reload>,
+    pub(super) last: LastReload,
+}
+
+impl Launch {
+    /// A gateway with the configuration `loaded`, which was read from `file` if there is one.
+    #[must_use]
+    pub fn new(loaded: Loaded, file: Option<PathBuf>, log: LogControl) -> Self {
+        let (control, requests) = Control::channel(PENDING);
+        Self { loaded, file, log, control, requests, last: LastReload::default() }
+    }
+
+    /// For whoever may ask for a reload, such as a service manager.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+}

@@ -1,0 +1,276 @@
+//! Listeners over time: which socket serves which listener of the next configuration.
+//!
+//! An address keeps its socket from one configuration to the next, whichever listener it belongs to
+//! there, so that nobody is refused in between. A listener is the same while its name and its
+//! protocol are; then its connections go on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use socket2::SockRef;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use crate::config::listener::{BindAddress, Listener, Protocol};
+use crate::listen::connection::{Door, Surroundings, enable_fast_open};
+use crate::listen::{Bound, bind_address};
+use crate::proxy::connection::ListenerFacts;
+use crate::proxy::generation::BoundListener;
+use crate::tls::server_config;
+use crate::tls::{CertStore, ServerConfig, Tickets};
+
+/// A socket in service.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) at: Place,
+    /// Through which its connections come in now.
+    pub(super) door: Arc<ArcSwap<Door>>,
+    /// Ends its accept loop.
+    pub(super) close: CancellationToken,
+    /// The other handle to the socket that is accepted on, for changes of its options.
+    handle: std::net::TcpListener,
+}
+
+/// Where a socket is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Place {
+    /// The listener's name.
+    pub(super) listener: String,
+    /// As configured.
+    pub(super) address: BindAddress,
+    /// As bound.
+    pub(super) local: SocketAddr,
+}
+
+/// A listener of the next configuration, ready to be put in force.
+#[derive(Debug)]
+pub(super) struct NextDoor {
+    listener: Listener,
+    facts: Arc<ListenerFacts>,
+    tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
+    /// The same listener in the configuration before.
+    previous: Option<Arc<Door>>,
+}
+
+/// A socket of the next configuration.
+#[derive(Debug)]
+pub(super) struct NextSocket {
+    /// Index of its listener.
+    pub(super) listener: usize,
+    pub(super) at: Place,
+    pub(super) origin: Origin,
+}
+
+/// Where a socket comes from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// It is in service, at this index.
+    Kept(usize),
+    /// It has just been bound.
+    Bound {
+        /// To accept on.
+        socket: TcpListener,
+        /// The same socket.
+        handle: std::net::TcpListener,
+    },
+}
+
+impl NextDoor {
+    /// What `listener` needs, and what it is to those in service.
+    ///
+    /// # Errors
+    /// [`StartError`] when TLS cannot be served.
+    pub(super) fn new(
+        listener: &Listener,
+        doors: &[Arc<Door>],
+        store: &Arc<CertStore>,
+        tickets: &Tickets,
+    ) -> Result<Self, StartError> {
+        let is_same = |door: &&Arc<Door>| {
+            door.listener.name == listener.name && door.listener.protocol == listener.protocol
+        };
+        let previous = doors.iter().find(is_same).cloned();
+        let facts = previous.as_ref().map_or_else(
+            || Arc::new(ListenerFacts::new(listener.name.clone())),
+            |previous| Arc::clone(&previous.facts),
+        );
+        let tls = match listener.protocol {
+            Protocol::Http => None,
+            Protocol::Https => {
+                let config = server_config::build(listener, Arc::clone(store), tickets)?;
+                Some((config, Arc::clone(store)))
+            }
+        };
+        Ok(Self { listener: listener.clone(), facts, tls, previous })
+    }
+
+    /// The door, with the surroundings of the listener before it or with new ones.
+    pub(super) fn open(self, surroundings: impl FnOnce() -> Surroundings) -> Arc<Door> {
+        let around = match self.previous {
+            Some(previous) => Arc::clone(&previous.around),
+            None => Arc::new(surroundings()),
+        };
+        Arc::new(Door { listener: self.listener, facts: self.facts, tls: self.tls, around })
+    }
+}
+
+impl Socket {
+    /// A socket that was bound.
+    pub(super) fn new(
+        at: Place,
+        handle: std::net::TcpListener,
+        door: &Arc<Door>,
+        close: CancellationToken,
+    ) -> Self {
+        Self { at, door: Arc::new(ArcSwap::new(Arc::clone(door))), close, handle }
+    }
+
+    /// Lets connections come in through `door` from here on.
+    pub(super) fn turn_to(&mut self, at: Place, door: &Arc<Door>) {
+        let old = self.door.swap(Arc::clone(door));
+        self.at = at;
+        let (old, new) = (&old.listener, &door.listener);
+        let mut outcome = Ok(());
+        if old.backlog != new.backlog {
+            let backlog = i32::try_from(new.backlog).unwrap_or(i32::MAX);
+            outcome = SockRef::from(&self.handle).listen(backlog);
+        }
+        if old.tcp_fast_open != new.tcp_fast_open {
+            let queue = new.tcp_fast_open.unwrap_or(0);
+            outcome = outcome.and_then(|()| enable_fast_open(&self.handle, queue));
+        }
+        if let Err(error) = outcome {
+            tracing::warn!(listener = %new.name, %error, "could not change a socket's queues");
+        }
+    }
+}
+
+/// Finds a socket for every address of `listeners`: those at `present` where there is one, else new
+/// ones.
+///
+/// # Errors
+/// [`StartError`] for the first address that cannot be had. What was bound is closed again.
+pub(super) fn place(
+    listeners: &[Listener],
+    present: &[Place],
+) -> Result<Vec<NextSocket>, StartError> {
+    let wanted: Vec<(usize, BindAddress)> = listeners
+        .iter()
+        .enumerate()
+        .flat_map(|(index, listener)| listener.bind.iter().map(move |address| (index, *address)))
+        .collect();
+    let named: Vec<(&str, BindAddress)> =
+        wanted.iter().map(|(index, address)| (&*listeners[*index].name, *address)).collect();
+    let mut sockets = Vec::new();
+    for ((index, address), kept) in wanted.into_iter().zip(assign(present, &named)) {
+        let listener = &listeners[index];
+        let (local, origin) = match kept {
+            Some(kept) => (present[kept].local, Origin::Kept(kept)),
+            None => bound(listener, address)?,
+        };
+        let at = Place { listener: listener.name.clone(), address, local };
+        sockets.push(NextSocket { listener: index, at, origin });
+    }
+    Ok(sockets)
+}
+
+fn bound(listener: &Listener, address: BindAddress) -> Result<(SocketAddr, Origin), StartError> {
+    let Bound { socket: handle, local } = bind_address(listener, address)?;
+    if let Some(queue) = listener.tcp_fast_open {
+        enable_fast_open(&handle, queue).map_err(StartError::Socket)?;
+    }
+    let socket = handle.try_clone().and_then(TcpListener::from_std);
+    Ok((local, Origin::Bound { socket: socket.map_err(StartError::Socket)?, handle }))
+}
+
+/// By wanted address: the index in `present` of the socket that serves it on. One of the listener of
+/// the same name goes first; a free port (0) is nobody else's.
+fn assign(present: &[Place], wanted: &[(&str, BindAddress)]) -> Vec<Option<usize>> {
+    let mut is_free = vec![true; present.len()];
+    let mut take = |is_wanted: &dyn Fn(&Place) -> bool| {
+        let found = present.iter().enumerate().find(|(at, it)| is_free[*at] && is_wanted(it));
+        let found = found.map(|(at, _)| at);
+        if let Some(at) = found {
+            is_free[at] = false;
+        }
+        found
+    };
+    let mut found: Vec<Option<usize>> = wanted
+        .iter()
+        .map(|(name, address)| take(&|it| it.listener == *name && it.address == *address))
+        .collect();
+    for (found, (_, address)) in found.iter_mut().zip(wanted) {
+        if found.is_none() && !is_any_port(*address) {
+            *found = take(&|it| it.address == *address || BindAddress::Addr(it.local) == *address);
+        }
+    }
+    found
+}
+
+fn is_any_port(address: BindAddress) -> bool {
+    match address {
+        BindAddress::Any { port } => port == 0,
+        BindAddress::Addr(address) => address.port() == 0,
+    }
+}
+
+/// What requests need to know of the listeners.
+pub(super) fn bound_listeners(doors: &[NextDoor], sockets: &[NextSocket]) -> Vec<BoundListener> {
+    let port = |index: usize| {
+        let first = sockets.iter().find(|socket| socket.listener == index);
+        first.map_or(0, |socket| socket.at.local.port())
+    };
+    let listener = |(index, door): (usize, &NextDoor)| BoundListener {
+        facts: Arc::clone(&door.facts),
+        port: port(index),
+    };
+    doors.iter().enumerate().map(listener).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> BindAddress {
+        match text.strip_prefix(':') {
+            Some(port) => BindAddress::Any { port: port.parse().unwrap() },
+            None => BindAddress::Addr(text.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn an_address_keeps_its_socket_whoever_has_it_next() {
+        let local: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let zero = "127.0.0.1:0";
+        for (present, wanted, expected) in [
+            (vec![], vec![("web", ":80")], vec![None]),
+            (vec![("web", ":80")], vec![("web", ":80"), ("b", ":81")], vec![Some(0), None]),
+            (vec![("web", ":80"), ("b", ":81")], vec![("b", ":81")], vec![Some(1)]),
+            (
+                vec![("a", ":80"), ("b", ":81")],
+                vec![("a", ":81"), ("b", ":80")],
+                vec![Some(1), Some(0)],
+            ),
+            (vec![("a", ":80")], vec![("b", ":80")], vec![Some(0)]),
+            (vec![("a", ":80")], vec![("a", "127.0.0.1:80")], vec![None]),
+            (vec![("a", zero)], vec![("b", zero)], vec![None]),
+            (vec![("a", zero)], vec![("b", "127.0.0.1:1")], vec![Some(0)]),
+            (
+                vec![("a", zero), ("b", zero), ("b", zero)],
+                vec![("b", zero), ("a", zero), ("b", zero), ("b", zero)],
+                vec![Some(1), Some(0), Some(2), None],
+            ),
+        ] {
+            let at = |(name, text): &(&str, &str)| Place {
+                listener: (*name).to_owned(),
+                address: address(text),
+                local,
+            };
+            let places: Vec<Place> = present.iter().map(at).collect();
+            let asked: Vec<_> = wanted.iter().map(|(name, text)| (*name, address(text))).collect();
+            assert_eq!(assign(&places, &asked), expected, "{present:?} {wanted:?}");
+        }
+    }
+}
