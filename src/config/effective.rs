@@ -14,7 +14,7 @@ use super::grammar_filter::{COMPRESS, RATE_LIMIT};
 use super::grammar_upstream::RETRY;
 use super::health::IDEMPOTENT;
 use super::load::{Loaded, STANDARD_LISTENERS, default_storage};
-use super::section::{Absent, Key, Section, Shape};
+use super::section::{self, Absent, Key, Section, Shape};
 use super::tree::{self, Map, Node, Scalar};
 
 /// The effective configuration as a YAML document.
@@ -53,19 +53,25 @@ impl View<'_> {
             std::ptr::eq(section, &SITE) && matches!(key.name, "certificate" | "https");
         match key.default {
             // Written on a site without an https listener, these would be warned about.
-            Absent::Text(_) if is_about_tls && !self.is_on_https(map) => return None,
-            Absent::Text(text) => return Some(plain(text)),
+            Absent::Text(_) if is_about_tls && !self.is_on_https(map) => None,
+            // Files that are never replaced leave no older ones.
+            Absent::Text(_) if key.name == "keep" && map.entry("rotate").is_none() => None,
+            Absent::Text(text) => Some(plain(text)),
             // An http listener has no TLS settings, and a plain pool has none either.
-            Absent::Defaults if key.name == "tls" && !speaks_tls(section, map) => return None,
+            Absent::Defaults if key.name == "tls" && !speaks_tls(section, map) => None,
             // A check that only connects expects no answer.
-            Absent::Defaults if key.name == "expect" && map.entry("tcp").is_some() => return None,
+            Absent::Defaults if key.name == "expect" && map.entry("tcp").is_some() => None,
             Absent::Defaults => {
                 let value = self.value(&key.shape, &Node::Map(Map::default()));
                 let says_something = value.as_mapping().is_none_or(|mapping| !mapping.is_empty());
-                return says_something.then_some(value);
+                says_something.then_some(value)
             }
-            Absent::Required | Absent::Nothing => {}
+            Absent::Required | Absent::Nothing => self.derived(section, key, map),
         }
+    }
+
+    /// The default of a key that no single text can state.
+    fn derived(&self, section: &'static Section, key: &'static Key, map: &Map) -> Option<Value> {
         let config = &self.loaded.config;
         let is_in = |other: &Section| std::ptr::eq(section, other);
         match key.name {
@@ -151,6 +157,7 @@ impl View<'_> {
             }),
             (Shape::Values(shape), Node::Map(map)) => named(map, |node| self.value(shape, node)),
             (Shape::Named(_) | Shape::Values(_), _) => Value::Mapping(Mapping::new()),
+            (Shape::One(section::Scalar::Secret), Node::Scalar(_)) => Value::from("***"),
             (_, Node::Scalar(found)) => scalar(found),
             _ => Value::Null,
         }

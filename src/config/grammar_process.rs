@@ -3,7 +3,7 @@
 use super::process::MAX_THREADS;
 use super::section::Absent::{Nothing, Text};
 use super::section::Scalar as S;
-use super::section::Shape::{self, Any, Choice, Count, One};
+use super::section::Shape::{self, Any, Choice, Count, List, One};
 use super::section::{Key, Section};
 
 /// `limits`.
@@ -108,8 +108,18 @@ pub(super) static ACCESS: Section = Section {
     keys: &[
         Key::new("to", Choice(&["stdout"], &[]), Nothing, "Standard output."),
         Key::new("file", One(S::Path), Nothing, "A file that is appended to."),
-        Key::later("rotate"),
-        Key::later("keep"),
+        Key::new(
+            "rotate",
+            List(&Any(&[Choice(&["daily"], &[]), One(S::Size)])),
+            Nothing,
+            "When a new file is begun, with `file`: every day at midnight UTC (`daily`), at a size such as 100MiB, or both. Default: never.",
+        ),
+        Key::new(
+            "keep",
+            Count(1, 10_000),
+            Text("14"),
+            "How many older files are kept, with `rotate`.",
+        ),
     ],
 };
 
@@ -118,8 +128,18 @@ pub(super) static ADMIN: Section = Section {
     title: "Admin interface",
     one_of: &[],
     keys: &[
-        Key::new("bind", One(S::Address), Text("127.0.0.1:2019"), "A loopback address and a port."),
-        Key::later("token"),
+        Key::new(
+            "bind",
+            One(S::Address),
+            Text("127.0.0.1:2019"),
+            "An address and a port; beyond loopback it needs a `token`.",
+        ),
+        Key::new(
+            "token",
+            One(S::Secret),
+            Nothing,
+            "The token for what changes state, of at least 16 characters. Default: one that is made under `storage`.",
+        ),
     ],
 };
 

@@ -1,13 +1,14 @@
 //! The sections that concern the process as a whole: `limits:`, `log:`, `admin:`, `shutdown:`,
 //! `runtime:`.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::diagnostic::quoted;
+use super::diagnostic::{Span, quoted};
 use super::grammar_process::{ACCESS, ADMIN, LIMITS, LOG, RUNTIME, SHUTDOWN};
 use super::keys::Keys;
 use super::listener::BindAddress;
@@ -87,8 +88,8 @@ pub struct LogFile {
     pub keep: usize,
 }
 
-/// `admin:`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// `admin:`. Its `Debug` form hides the token.
+#[derive(Clone, Eq, PartialEq)]
 pub struct Admin {
     /// Loopback unless a token is set. Default 127.0.0.1:2019.
     pub bind: SocketAddr,
@@ -217,10 +218,69 @@ impl AccessLog {
             let mut keys = map.keys(&ACCESS, reading);
             let to = keys.choice("to", &[("stdout", ())]);
             let file = keys.read("file", value::path);
+            let mut rotation = Rotation::default();
+            keys.list("rotate", |node, reading| rotation.read(node, reading));
+            let keep = keys.count("keep");
+            for (name, needed) in [("rotate", "file"), ("keep", "rotate")] {
+                if let (Some(span), None) = (keys.span_of(name), keys.span_of(needed))
+                    && !keys.is_misspelt(needed)
+                {
+                    let message = format!("\"{name}\" has no meaning without \"{needed}\"");
+                    keys.reading.error(span, message);
+                }
+            }
             keys.finish();
-            let plain = |path| LogFile { path, daily: false, max_size: None, keep: 14 };
-            file.map(plain).map(Self::File).or_else(|| to.map(|()| Self::Stdout))
+            let Rotation { daily, max_size } = rotation;
+            let file = file.zip(keep).map(|(path, keep)| LogFile { path, daily, max_size, keep });
+            file.map(Self::File).or_else(|| to.map(|()| Self::Stdout))
         })
+    }
+}
+
+/// `rotate:`.
+#[derive(Default)]
+struct Rotation {
+    daily: bool,
+    max_size: Option<u64>,
+}
+
+impl Rotation {
+    /// Takes `daily` or a size.
+    fn read(&mut self, node: &Node, reading: &mut Reading) -> Option<()> {
+        let scalar = value::scalar(node, reading)?;
+        if &*scalar.text == "daily" {
+            if std::mem::replace(&mut self.daily, true) {
+                reading.error(scalar.span, "\"daily\" stands here twice");
+            }
+            return Some(());
+        }
+        if !scalar.text.starts_with(|char: char| char.is_ascii_digit()) {
+            let message = format!("{} does not say when to rotate", quoted(shown(scalar)));
+            reading.wrong(scalar, message, "daily, a size such as 100MiB, or [daily, 100MiB]");
+            return None;
+        }
+        let size = value::bytes(node, LARGEST_FILE, reading)?;
+        if size < SMALLEST_FILE {
+            let message = format!("{} holds next to no lines", quoted(shown(scalar)));
+            reading.wrong(scalar, message, "at least 1KiB; 100MiB is usual");
+        }
+        if self.max_size.replace(size).is_some() {
+            reading.error(scalar.span, "two sizes to rotate at");
+        }
+        Some(())
+    }
+}
+
+/// Beyond what a file system is left to fill with one log, there is a slip of the keyboard.
+const LARGEST_FILE: value::Most = value::Most { bytes: 1 << 40, name: "1024GiB" };
+
+/// A few access lines, in bytes.
+const SMALLEST_FILE: u64 = 1 << 10;
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| "***");
+        f.debug_struct("Admin").field("bind", &self.bind).field("token", &token).finish()
     }
 }
 
@@ -243,23 +303,57 @@ impl Admin {
         }
         value::map(node, reading, |map, reading| {
             let mut keys = map.keys(&ADMIN, reading);
-            let bind = keys.read("bind", read_loopback);
+            let bind = keys.read("bind", read_address);
+            let token = keys.read("token", read_token);
+            if let Some((address, span)) = bind
+                && !address.ip().is_loopback()
+                && keys.span_of("token").is_none()
+                && !keys.is_misspelt("token")
+            {
+                let message = "an admin address beyond loopback needs a token";
+                let hint = format!(
+                    "add `token: \"${{env:NAME}}\"`, or write \"127.0.0.1:{}\"",
+                    address.port()
+                );
+                keys.reading.error_hint(span, message, hint);
+            }
             keys.finish();
-            Some(Some(Self { bind: bind?, token: None }))
+            Some(Some(Self { bind: bind?.0, token }))
         })
     }
 }
 
-/// A loopback address: any other one needs a token, which is not supported yet.
-fn read_loopback(node: &Node, reading: &mut Reading) -> Option<SocketAddr> {
+/// One address, and where it is written.
+fn read_address(node: &Node, reading: &mut Reading) -> Option<(SocketAddr, Span)> {
     match BindAddress::read(node, reading)? {
-        BindAddress::Addr(address) if address.ip().is_loopback() => return Some(address),
-        _ => {}
+        BindAddress::Addr(address) => Some((address, node.span())),
+        BindAddress::Any { port } => {
+            let message = "the admin interface listens on one address";
+            let hint = format!("write \"127.0.0.1:{port}\"");
+            reading.error_hint(node.span(), message, hint);
+            None
+        }
     }
-    let message = "an admin address beyond loopback needs a token, which is not supported yet";
-    reading.error_hint(node.span(), message, "write \"127.0.0.1:2019\"");
-    None
 }
+
+/// A token that a header field can carry and nobody guesses. It is in no message.
+fn read_token(node: &Node, reading: &mut Reading) -> Option<String> {
+    let scalar = value::scalar(node, reading)?;
+    if !scalar.text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = "this token has a space, a line break or a character beyond ASCII";
+        reading.error(scalar.span, message);
+        return None;
+    }
+    if scalar.text.len() < SHORTEST_TOKEN {
+        let message = format!("this token is shorter than {SHORTEST_TOKEN} characters");
+        reading.error_hint(scalar.span, message, "`openssl rand -hex 16` prints a good one");
+        return None;
+    }
+    Some(scalar.text.to_string())
+}
+
+/// 16 random hexadecimal digits are 64 bits, which nobody tries over a network.
+const SHORTEST_TOKEN: usize = 16;
 
 impl Shutdown {
     pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
@@ -285,3 +379,51 @@ impl Runtime {
 
 /// More threads than any machine has cores are a slip of the keyboard.
 pub(super) const MAX_THREADS: u64 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Config, effective, from_text};
+
+    fn config(section: &str) -> Result<(Config, String), String> {
+        let text = format!("{section}\nsites: {{ a.test: {{ upstream: http://b }} }}\n");
+        let loaded = from_text("f", &text, Path::new("/etc")).map_err(|f| f.to_string())?;
+        let shown = effective::yaml(&loaded);
+        Ok((loaded.config, shown))
+    }
+
+    #[test]
+    fn a_log_file_is_replaced_every_day_at_a_size_or_both() {
+        for (written, daily, max_size, keep) in [
+            ("", false, None, 14),
+            ("rotate: daily", true, None, 14),
+            ("rotate: 100MiB, keep: 3", false, Some(100 << 20), 3),
+            ("rotate: [2GiB, daily]", true, Some(2 << 30), 14),
+        ] {
+            let (config, _) =
+                config(&format!("log: {{ access: {{ file: a.log, {written} }} }}")).unwrap();
+            let path = Path::new("/etc").join("a.log");
+            let wanted = LogFile { path, daily, max_size, keep };
+            assert_eq!(config.log.access, AccessLog::File(wanted), "{written}");
+        }
+    }
+
+    #[test]
+    fn an_admin_token_opens_other_addresses_and_is_never_shown() {
+        let token = "0123456789abcdef";
+        let (config, shown) =
+            config(&format!("admin: {{ bind: \"0.0.0.0:2019\", token: {token} }}")).unwrap();
+        let admin = config.admin.as_ref().unwrap();
+        assert_eq!((admin.token.as_deref(), admin.bind.port()), (Some(token), 2019));
+        assert!(!shown.contains(token) && shown.contains("token: '***'"), "{shown}");
+        assert!(!format!("{config:?}").contains(token));
+        for (bind, token) in
+            [("127.0.0.1:1", "short"), ("127.0.0.1:1", "with a space in it"), (":2019", token)]
+        {
+            let faults = self::config(&format!("admin: {{ bind: \"{bind}\", token: {token} }}"));
+            assert!(faults.is_err(), "{bind} {token}");
+        }
+    }
+}

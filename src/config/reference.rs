@@ -80,6 +80,7 @@ fn words(shape: &Shape) -> String {
     match shape {
         Shape::One(scalar) => match scalar {
             Scalar::Text => "text",
+            Scalar::Secret => "text, never shown",
             Scalar::Duration => "duration",
             Scalar::Size => "size",
             Scalar::Boolean => "`true`, `false`",

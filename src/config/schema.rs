@@ -114,6 +114,7 @@ fn scalar(scalar: Scalar) -> Value {
     let text = |pattern: &str| json!({ "type": "string", "pattern": format!("{pattern}|\\$\\{{") });
     match scalar {
         Scalar::Text => json!({ "type": ["string", "number", "boolean"] }),
+        Scalar::Secret => json!({ "type": "string", "minLength": 1 }),
         Scalar::Duration => text("^[0-9]+(ms|s|m|h|d)$"),
         Scalar::Size => text("^[0-9]+(B|KiB|MiB|GiB|kB|KB|MB|GB)$"),
         Scalar::Boolean => or_reference(json!({ "type": "boolean" })),

@@ -69,6 +69,8 @@ pub(super) enum Shape {
 pub(super) enum Scalar {
     /// Any text.
     Text,
+    /// Any text, which is never shown.
+    Secret,
     /// `30s`.
     Duration,
     /// `64KiB`.
