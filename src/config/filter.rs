@@ -394,7 +394,7 @@ fn read_body_limit(node: &Node, reading: &mut Reading) -> Option<Setting> {
 const LARGEST_BODY: value::Most = value::Most { bytes: 1 << 40, name: "1024GiB" };
 
 fn read_edits(node: &Node, is_response: bool, reading: &mut Reading) -> Option<Setting> {
-    value::map_with(node, "set", reading, |map, reading| {
+    value::map_with(node, "remove", reading, |map, reading| {
         let mut keys = map.keys(&HEADER_EDITS, reading);
         let edits = header::read_edits(&mut keys, is_response);
         let names = ["remove", "set", "add"];

@@ -101,7 +101,7 @@ fn refuse_ours(name: &HeaderName, ours: &[&str], written: &Scalar, reading: &mut
         let message = format!("{} is set by the gateway", quoted(shown(written)));
         let hint = match name.as_str() {
             "host" => "write `host:` in the pool, under `upstreams:`",
-            _ => "remove it",
+            _ => "leave it out",
         };
         reading.wrong(written, message, hint);
     }

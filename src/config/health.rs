@@ -99,7 +99,8 @@ impl Health {
         let timeout = keys.read("timeout", value::duration);
         let healthy_after = keys.count("healthy_after");
         let unhealthy_after = keys.count("unhealthy_after");
-        let expect = keys.section("expect", Expect::read);
+        let expect = keys
+            .read("expect", |node, reading| value::map_with(node, "status", reading, Expect::read));
         let initial = keys.choice("initial", &Initial::WORDS);
         let slow_start = keys.read("slow_start", value::duration);
         if let (Some(()), Some(span)) = (tcp, keys.span_of("expect")) {
@@ -234,7 +235,7 @@ impl Retry {
         let mut retry = Self { after_connect: false, ..Self::default() };
         keys.list("after", |node, reading| retry.read_after(node, reading));
         let budget = keys.read("budget", value::percent);
-        let methods = keys.list("methods", value::method);
+        let methods = keys.list("methods", read_method);
         if !methods.is_empty() {
             retry.methods = methods;
         }
@@ -264,6 +265,17 @@ impl Retry {
         }
         is_new.then_some(())
     }
+}
+
+fn read_method(node: &Node, reading: &mut Reading) -> Option<Method> {
+    if let Node::Scalar(scalar) = node
+        && &*scalar.text == "*"
+    {
+        let hint = "list them; a server may act twice on what is sent twice";
+        reading.wrong(scalar, "\"*\" is not a method", hint);
+        return None;
+    }
+    value::method(node, reading)
 }
 
 fn refuse_after(scalar: &Scalar, status: Option<u16>, reading: &mut Reading) {

@@ -152,7 +152,7 @@ impl<'m> Keys<'m, '_> {
         self.check_one_of();
         for entry in &self.map.entries {
             match self.section.key(&entry.key.text) {
-                None => unknown(entry, self.section, self.reading),
+                None => unknown(entry, self.map, self.section, self.reading),
                 Some(key) if matches!(key.shape, Shape::Later) => {
                     self.reading.not_yet(entry.key.span, key.name);
                 }
@@ -175,6 +175,8 @@ impl<'m> Keys<'m, '_> {
         match written.as_slice() {
             [] if names.is_empty() || names.iter().any(|name| self.is_misspelt(name)) => {}
             [] if self.map.entries.iter().any(is_later) => {}
+            // An unknown key was meant as the filter, and is reported as such.
+            [] if is_filter && !self.map.entries.is_empty() => {}
             [] => {
                 let message = format!("one of {} is missing", all());
                 self.reading.error(self.map.span, message);
@@ -238,15 +240,25 @@ fn takes_a_map(shape: &Shape) -> bool {
     }
 }
 
-fn unknown(entry: &Entry, section: &'static Section, reading: &mut Reading) {
+fn unknown(entry: &Entry, map: &Map, section: &'static Section, reading: &mut Reading) {
     let message = format!("unknown key {}", quoted(shown(&entry.key)));
     if reading.faults.error_count() > HINTED {
         return reading.error(entry.key.span, message);
     }
-    let holder = section.supported().find(|key| match &key.shape {
+    let has_it = |shape: &Shape| match shape {
         Shape::Section(inner) => inner.key(&entry.key.text).is_some(),
         _ => false,
-    });
+    };
+    // A key that is written already, in whatever form, is where it was meant to stand.
+    let is_beside = |key: &&Key| {
+        let takes_it = match &key.shape {
+            Shape::Any(shapes) => shapes.iter().any(has_it),
+            shape => has_it(shape),
+        };
+        takes_it && map.entry(key.name).is_some()
+    };
+    let beside = section.supported().find(is_beside);
+    let holder = beside.or_else(|| section.supported().find(|key| has_it(&key.shape)));
     if let Some(holder) = holder {
         let hint = format!("it belongs under {}", quoted(holder.name));
         return reading.error_hint(entry.key.span, message, hint);

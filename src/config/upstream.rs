@@ -211,7 +211,8 @@ impl Upstream {
         let protocol = keys.choice("protocol", &UpstreamProtocol::WORDS);
         let health = keys
             .read("health", |node, reading| value::map_with(node, "path", reading, Health::read));
-        let retry = keys.section("retry", Retry::read);
+        let retry = keys
+            .read("retry", |node, reading| value::map_with(node, "attempts", reading, Retry::read));
         if let Some(span) = keys.span_of("servers")
             && !servers.is_empty()
             && servers.iter().all(|server| server.backup)

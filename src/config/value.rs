@@ -403,6 +403,8 @@ pub(super) fn example(shape: &Shape) -> String {
         Shape::One(S::Address) => "\":443\"".to_owned(),
         Shape::One(S::Url) => "http://127.0.0.1:9000".to_owned(),
         Shape::One(S::Template) => "\"https://{host}{uri}\"".to_owned(),
+        Shape::One(S::Rate) => "100/min".to_owned(),
+        Shape::One(S::Size) => "10MiB".to_owned(),
         Shape::One(_) => String::new(),
         Shape::Choice(words, _) => words.last().map_or_else(String::new, |word| (*word).to_owned()),
         Shape::List(shape) => example(shape),
