@@ -30,7 +30,7 @@ async fn supervisors_ask_on_loopback_and_nobody_else() {
     for (method, path, status, body) in [
         ("GET", "/live", 200, "live\n"),
         ("GET", "/ready", 200, "running\n"),
-        ("GET", "/", 404, "there are /live and /ready\n"),
+        ("GET", "/", 404, "there are /live, /ready and /metrics\n"),
         ("POST", "/ready", 405, "GET and HEAD only\n"),
     ] {
         let reply = admin.send(method, path, "", b"").await;

@@ -1,6 +1,6 @@
 //! The admin listener: what supervisors ask of a running gateway.
 //!
-//! Answers `/live` (the process answers) and `/ready` (it serves). Called by `app`. Reads, and
+//! Answers `/live` (the process answers), `/ready` (it serves) and `/metrics`. Called by `app`. Reads, and
 //! changes nothing. Bound to loopback; a request with a foreign `Host`, as a rebound DNS name in a
 //! browser would send, is refused.
 
@@ -32,8 +32,17 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub trait Readiness: FnMut() -> (bool, &'static str) + Send + Clone + 'static {}
 impl<F: FnMut() -> (bool, &'static str) + Send + Clone + 'static> Readiness for F {}
 
+/// The metrics at the moment, in Prometheus' text format.
+pub trait Scrape: Fn() -> String + Send + Clone + 'static {}
+impl<F: Fn() -> String + Send + Clone + 'static> Scrape for F {}
+
 /// Answers on `socket` until `stop`.
-pub async fn serve(socket: TcpListener, ready: impl Readiness, stop: CancellationToken) {
+pub async fn serve(
+    socket: TcpListener,
+    ready: impl Readiness,
+    scrape: impl Scrape,
+    stop: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     let stop = Arc::new(stop);
     loop {
@@ -44,7 +53,7 @@ pub async fn serve(socket: TcpListener, ready: impl Readiness, stop: Cancellatio
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(serve_connection(stream, ready.clone()));
+                connections.spawn(serve_connection(stream, ready.clone(), scrape.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "paused accepting on the admin address");
@@ -54,10 +63,10 @@ pub async fn serve(socket: TcpListener, ready: impl Readiness, stop: Cancellatio
     }
 }
 
-async fn serve_connection(stream: TcpStream, ready: impl Readiness) {
+async fn serve_connection(stream: TcpStream, ready: impl Readiness, scrape: impl Scrape) {
     let service = service_fn(move |request| {
-        let mut ready = ready.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &mut ready)) }
+        let answer = answer(&request, &mut ready.clone(), &scrape);
+        async move { Ok::<_, Infallible>(answer) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -68,7 +77,11 @@ async fn serve_connection(stream: TcpStream, ready: impl Readiness) {
     }
 }
 
-fn answer(request: &Request<Incoming>, ready: &mut impl Readiness) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    ready: &mut impl Readiness,
+    scrape: &impl Scrape,
+) -> Response<Full<Bytes>> {
     if !is_local(request) {
         return text(StatusCode::FORBIDDEN, "this host name is not the admin listener's\n");
     }
@@ -81,7 +94,13 @@ fn answer(request: &Request<Incoming>, ready: &mut impl Readiness) -> Response<F
             (true, state) => text(StatusCode::OK, &format!("{state}\n")),
             (false, state) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{state}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, "there are /live and /ready\n"),
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, &scrape());
+            let kind = header::HeaderValue::from_static(crate::telemetry::metrics::CONTENT_TYPE);
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
     }
 }
 

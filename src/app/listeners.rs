@@ -13,13 +13,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
+use super::prepare::Basis;
 use crate::config::listener::{BindAddress, Listener, Protocol};
 use crate::listen::connection::{Door, Surroundings, enable_fast_open};
 use crate::listen::{Bound, bind_address};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
+use crate::telemetry::metrics::ListenerMetrics;
 use crate::tls::server_config;
-use crate::tls::{CertStore, ServerConfig, Tickets};
+use crate::tls::{CertStore, ServerConfig};
 
 /// A socket in service.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub(super) struct NextDoor {
     listener: Listener,
     facts: Arc<ListenerFacts>,
     tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
+    metrics: Arc<ListenerMetrics>,
     /// The same listener in the configuration before.
     previous: Option<Arc<Door>>,
 }
@@ -82,16 +85,11 @@ impl NextDoor {
     ///
     /// # Errors
     /// [`StartError`] when TLS cannot be served.
-    pub(super) fn new(
-        listener: &Listener,
-        doors: &[Arc<Door>],
-        store: &Arc<CertStore>,
-        tickets: &Tickets,
-    ) -> Result<Self, StartError> {
+    pub(super) fn new(listener: &Listener, basis: &Basis) -> Result<Self, StartError> {
         let is_same = |door: &&Arc<Door>| {
             door.listener.name == listener.name && door.listener.protocol == listener.protocol
         };
-        let previous = doors.iter().find(is_same).cloned();
+        let previous = basis.doors.iter().find(is_same).cloned();
         let facts = previous.as_ref().map_or_else(
             || Arc::new(ListenerFacts::new(listener.name.clone())),
             |previous| Arc::clone(&previous.facts),
@@ -99,11 +97,12 @@ impl NextDoor {
         let tls = match listener.protocol {
             Protocol::Http => None,
             Protocol::Https => {
-                let config = server_config::build(listener, Arc::clone(store), tickets)?;
-                Some((config, Arc::clone(store)))
+                let store = Arc::clone(&basis.store);
+                Some((server_config::build(listener, Arc::clone(&store), &basis.tickets)?, store))
             }
         };
-        Ok(Self { listener: listener.clone(), facts, tls, previous })
+        let metrics = basis.metrics.listener(&listener.name);
+        Ok(Self { listener: listener.clone(), facts, tls, metrics, previous })
     }
 
     /// The door, with the surroundings of the listener before it or with new ones.
@@ -112,7 +111,8 @@ impl NextDoor {
             Some(previous) => Arc::clone(&previous.around),
             None => Arc::new(surroundings()),
         };
-        Arc::new(Door { listener: self.listener, facts: self.facts, tls: self.tls, around })
+        let Self { listener, facts, tls, metrics, .. } = self;
+        Arc::new(Door { listener, facts, tls, metrics, around })
     }
 }
 

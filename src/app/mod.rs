@@ -17,13 +17,15 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
 use crate::admin::control::Reload;
 use crate::config::process::Shutdown;
 use crate::listen::BindError;
+use crate::proxy::failure::Failure;
+use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLogError;
 use crate::tls::server_config::ServerConfigError;
 use crate::tls::ticket::TicketError;
@@ -128,7 +130,7 @@ pub async fn run(launch: Launch, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     // Lines that a stalled disk keeps back longer than this are lost, and counted as such.
     let access = running.shared.access.load_full();
     let _ = tokio::time::timeout(LAST_LINES, access.close()).await;
-    let (panics, dropped_lines) = (running.shared.panics(), running.dropped_lines());
+    let (panics, dropped_lines) = (running.shared.panics(), running.shared.lines_dropped());
     tracing::info!(panics, dropped_lines, "terminated");
     Ok(())
 }
@@ -148,19 +150,26 @@ async fn start(
         admin: None,
         store: Arc::clone(&certificates.store),
         tickets: certificates.tickets.clone(),
+        metrics: begin_metrics(),
     };
+    let metrics = Arc::clone(&basis.metrics);
     let path = file.clone();
     let first = tokio::task::spawn_blocking(move || {
         let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
         prepare(loaded.config, inputs, &basis)
     });
     let first = first.await.map_err(|_| StartError::Panicked)??;
-    let mut running = Running::new(&first, certificates, stage, (file, log, control, last));
+    let launch = (file, log, control, last);
+    let mut running = Running::new(&first, certificates, metrics, stage, launch);
     running.put_in_force(first);
     let keep =
         certificates::keep(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("certificates", keep);
     Ok((running, requests))
+}
+
+fn begin_metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new(Failure::ALL.iter().map(Failure::token), SystemTime::now()))
 }
 
 /// Serves, and reloads when asked to, until a request to stop. Returns what that was.

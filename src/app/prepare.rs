@@ -16,6 +16,7 @@ use crate::config::process::Admin;
 use crate::config::upstream::Upstream;
 use crate::listen::connection::Door;
 use crate::proxy::generation::Generation;
+use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::tls::{CertStore, SystemRoots, Table, Tickets};
 use crate::upstream::Pool;
@@ -30,6 +31,7 @@ pub(super) struct Basis {
     pub(super) admin: Option<SocketAddr>,
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What serves now.
@@ -88,11 +90,11 @@ pub(super) fn prepare(
         }
         Some(_) | None => Arc::new(AccessLog::open(&config.log)?),
     };
-    let door = |listener| NextDoor::new(listener, &basis.doors, &basis.store, &basis.tickets);
+    let door = |listener| NextDoor::new(listener, basis);
     let doors = config.listeners.iter().map(door).collect::<Result<Vec<_>, _>>()?;
     let bound = listeners::bound_listeners(&doors, &sockets);
     let previous = current.map(|current| &*current.generation);
-    let generation = Arc::new(Generation::new(previous, config, pools, bound));
+    let generation = Arc::new(Generation::new(previous, config, pools, bound, &basis.metrics));
     Ok(Prepared { generation, access, table, sources, doors, sockets, admin, inputs })
 }
 

@@ -51,6 +51,7 @@ impl Running {
         let started = Instant::now();
         let outcome = self.renew(request.reason).await;
         let seconds = started.elapsed().as_secs_f64();
+        self.shared.metrics.reloaded(outcome.as_str(), SystemTime::now());
         let reason = request.reason;
         let last = self.last.get();
         let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &outcome);

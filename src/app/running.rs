@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -23,6 +22,7 @@ use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
 use crate::proxy::generation::Generation;
 use crate::task::Tasks;
+use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::log::LogControl;
 use crate::upstream::{self, Pool, Resolver};
@@ -62,8 +62,6 @@ pub(super) struct Running {
     close: CancellationToken,
     /// Fires when all connections are to end after what they are doing.
     drain: CancellationToken,
-    /// Access lines that replaced logs have dropped.
-    dropped_lines: Arc<AtomicU64>,
 }
 
 /// A pool and the end of its task.
@@ -88,6 +86,7 @@ impl Running {
     pub(super) fn new(
         first: &Prepared,
         certificates: Arc<Certificates>,
+        metrics: Arc<Metrics>,
         stage: Stage,
         launch: (Option<PathBuf>, LogControl, Control, LastReload),
     ) -> Self {
@@ -95,6 +94,7 @@ impl Running {
             Arc::clone(&first.generation),
             Arc::clone(&certificates.store),
             Arc::clone(&first.access),
+            metrics,
         ));
         let (file, log, control, last) = launch;
         Self {
@@ -118,7 +118,6 @@ impl Running {
             retiring: Tasks::new(),
             close: CancellationToken::new(),
             drain: CancellationToken::new(),
-            dropped_lines: Arc::default(),
         }
     }
 
@@ -135,6 +134,7 @@ impl Running {
             admin: self.admin.as_ref().map(|admin| admin.address),
             store: Arc::clone(&self.certificates.store),
             tickets: self.certificates.tickets.clone(),
+            metrics: Arc::clone(&self.shared.metrics),
         }
     }
 
@@ -269,7 +269,7 @@ impl Running {
         if Arc::ptr_eq(&old, &next) {
             return;
         }
-        let dropped = Arc::clone(&self.dropped_lines);
+        let shared = Arc::clone(&self.shared);
         self.background.spawn("access log", async move {
             // Whoever loaded it before is writing at this moment, and tells nobody when it is done.
             let last_writers = async {
@@ -279,13 +279,8 @@ impl Running {
             };
             let _ = tokio::time::timeout(LAST_WRITERS, last_writers).await;
             old.close().await;
-            dropped.fetch_add(old.dropped(), Ordering::Relaxed);
+            shared.count_lines_dropped(old.dropped());
         });
-    }
-
-    /// Access lines that were dropped since the start.
-    pub(super) fn dropped_lines(&self) -> u64 {
-        self.dropped_lines.load(Ordering::Relaxed) + self.shared.access.load().dropped()
     }
 
     fn replace_admin(&mut self, next: NextAdmin) {
@@ -313,8 +308,10 @@ impl Running {
             let state = *state.borrow_and_update();
             (state == State::Running, state.as_str())
         };
+        let shared = Arc::clone(&self.shared);
+        let scrape = move || shared.scrape();
         let stop = self.background.stop_token();
-        self.background.spawn("admin", admin::serve(socket, ready, stop.clone()));
+        self.background.spawn("admin", admin::serve(socket, ready, scrape, stop.clone()));
         Some(AdminSocket { address, local, stop })
     }
 

@@ -20,6 +20,7 @@ use crate::config::process::Limits;
 use crate::proxy::connection::{Connection, ListenerFacts, TlsFacts};
 use crate::proxy::engine::Engine;
 use crate::task::Tasks;
+use crate::telemetry::metrics::{HandshakeFault, ListenerMetrics};
 use crate::tls::transport::Downstream as Transport;
 use crate::tls::{CertStore, ServerConfig};
 
@@ -56,6 +57,8 @@ pub struct Door {
     pub tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
     /// What its connections are served with.
     pub around: Arc<Surroundings>,
+    /// What its connections count with.
+    pub metrics: Arc<ListenerMetrics>,
 }
 
 /// Accepts connections on `socket` until `close` fires, each through the `door` of that moment.
@@ -88,11 +91,13 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
     let limits = around.limits();
     let Some(counted) = Census::enter(&around.census, peer.ip(), &limits) else {
         tracing::debug!(listener = %door.facts.name, client.address = %peer.ip(), "too many connections");
+        door.metrics.refuse();
         return;
     };
+    let open = door.metrics.accept();
     let (door, surroundings) = (Arc::clone(door), Arc::clone(around));
     around.tasks.spawn_connection(async move {
-        let _counted = counted;
+        let _counted = (counted, open);
         serve(stream, peer, &door, surroundings).await;
     });
 }
@@ -110,8 +115,12 @@ async fn serve(stream: TcpStream, peer: SocketAddr, door: &Door, around: Arc<Sur
             let end = Instant::now() + limits.handshake_timeout;
             match around.drain.run_until_cancelled(timeout_at(end, is_letter(&stream))).await {
                 Some(Ok(false)) => {}
-                Some(Ok(true)) => return turn_away_plain(stream, peer, local, door, around).await,
-                Some(Err(_)) | None => return,
+                Some(Ok(true)) => {
+                    door.metrics.handshake_failed(HandshakeFault::PlainHttp);
+                    return turn_away_plain(stream, peer, local, door, around).await;
+                }
+                Some(Err(_)) => return door.metrics.handshake_failed(HandshakeFault::Timeout),
+                None => return,
             }
             let handshake = crate::tls::accept::accept(stream, Some(local.ip()), config, store);
             let handshake = timeout_at(end, handshake);
@@ -182,17 +191,29 @@ async fn secured(
     let listener = &door.facts.name;
     match around.drain.run_until_cancelled(handshake).await? {
         Ok(Ok(accepted)) => {
+            door.metrics.shook_hands(accepted.session.version);
             let facts = TlsFacts { session: accepted.session, entry: accepted.entry };
             Some((Transport::Tls(Box::new(accepted.stream)), facts))
         }
         Ok(Err(error)) => {
             tracing::debug!(%listener, client.address = %peer.ip(), %error, "failed a handshake");
+            door.metrics.handshake_failed(fault(&error));
             None
         }
         Err(_) => {
             tracing::debug!(%listener, client.address = %peer.ip(), "gave up a handshake");
+            door.metrics.handshake_failed(HandshakeFault::Timeout);
             None
         }
+    }
+}
+
+/// The word for why a handshake failed.
+fn fault(error: &crate::tls::AcceptError) -> HandshakeFault {
+    match error {
+        crate::tls::AcceptError::UnrecognizedName { .. } => HandshakeFault::UnrecognizedName,
+        crate::tls::AcceptError::Refused(_) => HandshakeFault::Refused,
+        crate::tls::AcceptError::Io(_) => HandshakeFault::Closed,
     }
 }
 

@@ -238,7 +238,8 @@ impl Failure {
     }
 
     /// Where the failure stands in [`TABLE`] and in [`Failure::ALL`].
-    const fn place(&self) -> usize {
+    #[must_use]
+    pub const fn place(&self) -> usize {
         match self {
             Self::BadRequest(_) => 0,
             Self::Denied => 1,

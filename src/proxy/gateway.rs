@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::generation::Generation;
+use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::tls::CertStore;
 
@@ -18,8 +19,12 @@ pub struct Shared {
     pub certificates: Arc<CertStore>,
     /// Where access lines go.
     pub access: ArcSwap<AccessLog>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     requests: AtomicUsize,
     panics: AtomicU64,
+    /// Access lines that logs dropped which are replaced.
+    lines_dropped: AtomicU64,
     is_stopping: AtomicBool,
     is_cut: AtomicBool,
 }
@@ -31,13 +36,16 @@ impl Shared {
         generation: Arc<Generation>,
         certificates: Arc<CertStore>,
         access: Arc<AccessLog>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             current: ArcSwap::new(generation),
             certificates,
             access: ArcSwap::new(access),
+            metrics,
             requests: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
+            lines_dropped: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
         }
@@ -88,6 +96,17 @@ impl Shared {
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Counts the access lines that a log dropped which is replaced.
+    pub fn count_lines_dropped(&self, lines: u64) {
+        self.lines_dropped.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Access lines dropped since the start.
+    #[must_use]
+    pub fn lines_dropped(&self) -> u64 {
+        self.lines_dropped.load(Ordering::Relaxed) + self.access.load().dropped()
     }
 }
 

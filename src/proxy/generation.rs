@@ -11,9 +11,11 @@ use crate::config::route::Action;
 use crate::config::site::Site;
 use crate::filter::Chains;
 use crate::route::Router;
+use crate::telemetry::Metrics;
 use crate::upstream::Pool;
 
 use super::connection::ListenerFacts;
+use super::handles::Handles;
 use super::reply::Reply;
 
 /// The running form of one configuration.
@@ -31,6 +33,8 @@ pub struct Generation {
     pub pools: Vec<Arc<Pool>>,
     /// By index of [`Config::listeners`].
     listeners: Vec<BoundListener>,
+    /// What its requests count with.
+    pub handles: Handles,
     /// By index of [`Config::sites`].
     sites: Vec<SiteForm>,
 }
@@ -62,13 +66,15 @@ impl Generation {
         config: Config,
         pools: Vec<Arc<Pool>>,
         listeners: Vec<BoundListener>,
+        metrics: &Metrics,
     ) -> Self {
         let number = previous.map_or(1, |previous| previous.number + 1);
+        let handles = Handles::new(&config, metrics);
         let router = Router::new(&config);
         let chains = Chains::new(&config, previous.map(|previous| &previous.chains));
         let form = |site| SiteForm::new(&config, site, &listeners);
         let sites = config.sites.iter().map(form).collect();
-        Self { number, config, router, chains, pools, listeners, sites }
+        Self { number, config, router, chains, pools, listeners, handles, sites }
     }
 
     /// The index of a listener in this configuration; `None` when it is not in it.

@@ -1,13 +1,86 @@
-//! The access line of an exchange.
+//! What is kept of an exchange: its counts and its access line.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::exchange::Exchange;
 use super::failure::Failure;
 use crate::telemetry::access::AccessRecord;
+use crate::telemetry::metrics::{AttemptOutcome, Ended};
+use crate::upstream::Attempt;
+
+/// Counts `exchange` and writes its one line.
+pub(super) fn write(exchange: &Exchange) {
+    let failure = exchange.failure.or_else(|| unanswered(exchange));
+    let total = exchange.started.elapsed();
+    count(exchange, failure, total);
+    line(exchange, failure, total);
+}
+
+/// Adds `exchange` to the metrics.
+fn count(exchange: &Exchange, failure: Option<Failure>, total: Duration) {
+    let shared = &exchange.shared;
+    let current = exchange.generation.is_none().then(|| shared.current.load());
+    let Some(generation) = exchange.generation.as_ref().or(current.as_deref()) else { return };
+    let handles = &generation.handles;
+    handles.route(exchange.site, exchange.route).ended(&Ended {
+        status: exchange.answer.status,
+        duration: total,
+        first_byte: exchange.answer.first_byte,
+        request_bytes: exchange.answer.request_bytes,
+        response_bytes: exchange.answer.response_bytes,
+    });
+    if let Some(failure) = &failure {
+        shared.metrics.failed(failure.place(), exchange.site.is_some());
+    }
+    let pool = exchange.pool.and_then(|pool| handles.pool(pool));
+    let (Some(attempt), Some(pool)) = (&exchange.attempt, pool) else { return };
+    let count = |server: usize, outcome| {
+        if let Some(server) = pool.servers.get(server) {
+            server.attempted(outcome);
+        }
+    };
+    for endpoint in &exchange.tried {
+        count(endpoint.server_index, AttemptOutcome::Retried);
+    }
+    let last = attempt.endpoint().server_index;
+    if exchange.is_resent {
+        count(last, AttemptOutcome::Retried);
+    }
+    count(last, outcome(attempt, exchange, failure));
+    pool.pool.retried(exchange.retries());
+    if !attempt.is_reused() && attempt.connect_time() > Duration::ZERO {
+        pool.pool.connect.observe(attempt.connect_time());
+    }
+    if let Some(first_byte) = exchange.answer.first_byte {
+        let at = exchange.started + first_byte;
+        pool.pool.first_byte.observe(at.saturating_duration_since(attempt.started));
+    }
+}
+
+/// How the last attempt ended.
+fn outcome(attempt: &Attempt, exchange: &Exchange, failure: Option<Failure>) -> AttemptOutcome {
+    match failure {
+        None if exchange.answer.status >= 500 => AttemptOutcome::ServerError,
+        None => AttemptOutcome::Answered,
+        Some(_) if attempt.dial_failure().is_some() => AttemptOutcome::Unreachable,
+        Some(
+            Failure::UpstreamRefused
+            | Failure::UpstreamTls
+            | Failure::UpstreamUnresolved
+            | Failure::ConnectTimeout
+            | Failure::NoUpstream
+            | Failure::NoHealthyUpstream,
+        ) => AttemptOutcome::Unreachable,
+        Some(Failure::ResponseTimeout | Failure::ReadTimeout | Failure::ExchangeTimeout) => {
+            AttemptOutcome::Timeout
+        }
+        Some(Failure::UpstreamReset | Failure::UpstreamBadResponse) => AttemptOutcome::Broken,
+        Some(_) => AttemptOutcome::Abandoned,
+    }
+}
 
 /// Writes the one line of `exchange`.
-pub(super) fn write(exchange: &Exchange) {
+fn line(exchange: &Exchange, failure: Option<Failure>, total: Duration) {
     let access = exchange.shared.access.load();
     if !access.is_on() {
         return;
@@ -19,7 +92,6 @@ pub(super) fn write(exchange: &Exchange) {
     let attempt = exchange.attempt.as_deref();
     let endpoint = attempt.map(|attempt| attempt.endpoint());
     let trace_id = exchange.trace.map(|trace| trace.trace_id_hex());
-    let failure = exchange.failure.or_else(|| unanswered(exchange));
     access.write(&AccessRecord {
         ended: SystemTime::now(),
         listener: &connection.listener.name,
@@ -53,7 +125,7 @@ pub(super) fn write(exchange: &Exchange) {
         retries: u32::try_from(exchange.retries()).unwrap_or(u32::MAX),
         connect: attempt.filter(|attempt| !attempt.is_reused()).map(|it| it.connect_time()),
         first_byte: exchange.answer.first_byte,
-        total: exchange.started.elapsed(),
+        total,
         request_id: exchange.id.as_str().as_bytes(),
         trace_id: trace_id.as_ref().map(|id| id.as_str()),
     });

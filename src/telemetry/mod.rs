@@ -1,4 +1,4 @@
-//! What the gateway tells its operator: log lines and access lines.
+//! What the gateway tells its operator: log lines, access lines and metrics.
 //!
 //! Answers "what happened, and who asked for what?". Called by `app`, which installs the log and
 //! opens the access log, and by whatever ends a request. Never decides anything about a request,
@@ -6,9 +6,11 @@
 
 pub mod access;
 pub mod log;
+pub mod metrics;
 
 mod line;
 mod timestamp;
 
 pub use access::{AccessLog, AccessLogError, AccessRecord};
 pub use log::{FilterError, InstallError, LogControl};
+pub use metrics::Metrics;

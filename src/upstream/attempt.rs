@@ -17,6 +17,8 @@ use super::pool::Pool;
 /// One try to get one request answered by one endpoint.
 #[derive(Debug)]
 pub struct Attempt {
+    /// When it began.
+    pub started: Instant,
     /// The pool it came from.
     pub pool: Arc<Pool>,
     occupied: Occupied,
@@ -70,6 +72,7 @@ impl Attempt {
     #[must_use]
     pub fn new(pool: Arc<Pool>, occupied: Occupied, exchange_deadline: Option<Instant>) -> Self {
         Self {
+            started: Instant::now(),
             pool,
             occupied,
             exchange_deadline,

@@ -1,0 +1,61 @@
+//! The metrics as text, with what the running configuration tells at that moment.
+
+use super::gateway::Shared;
+use crate::filter::Instance;
+use crate::telemetry::metrics::{EndpointReading, FilterReading, Readings};
+use crate::upstream::{Pool, Standing};
+
+impl Shared {
+    /// The metrics in Prometheus' text format.
+    #[must_use]
+    pub fn scrape(&self) -> String {
+        let generation = self.current.load_full();
+        self.metrics.render(&Readings {
+            generation: generation.number,
+            in_flight: self.in_flight(),
+            panics: self.panics(),
+            lines_dropped: self.lines_dropped(),
+            endpoints: generation.pools.iter().flat_map(|pool| endpoints(pool)).collect(),
+            certificates: self.certificates.expiries(),
+            filters: generation.chains.instances().flat_map(verdicts).collect(),
+        })
+    }
+}
+
+fn endpoints(pool: &Pool) -> Vec<EndpointReading> {
+    let known = pool.status().into_iter().filter_map(|status| {
+        Some(EndpointReading {
+            pool: pool.name().to_owned(),
+            endpoint: status.url,
+            address: status.address?,
+            is_healthy: match status.standing {
+                Standing::Healthy => Some(true),
+                Standing::Unhealthy => Some(false),
+                _ => None,
+            },
+            in_flight: status.in_flight,
+        })
+    });
+    known.collect()
+}
+
+/// What a filter has decided; nothing of one that only changes fields or bodies.
+fn verdicts(instance: &Instance) -> Vec<FilterReading> {
+    if !instance.is_judge() {
+        return Vec::new();
+    }
+    let (place, tally) = (&instance.place, &instance.tally);
+    let counts = [
+        ("allowed", tally.allowed()),
+        ("blocked", tally.blocked()),
+        ("would_block", tally.would_block()),
+    ];
+    let reading = |(verdict, count)| FilterReading {
+        chain: place.scope.to_string(),
+        position: place.position + 1,
+        filter: place.filter,
+        verdict,
+        count,
+    };
+    counts.map(reading).into()
+}

@@ -1,0 +1,128 @@
+//! Every metric there is: name, kind, labels and meaning. `docs/metrics.md` says the same, and a
+//! test compares them.
+
+/// One metric, of which there is a series per set of label values.
+#[derive(Debug)]
+pub struct Family {
+    /// `wardgate_<noun>_<unit>[_total]`, or Prometheus' own `process_*`.
+    pub name: &'static str,
+    /// What kind of value it has.
+    pub kind: Kind,
+    /// The labels of its series. Their values come from the configuration or from a fixed list,
+    /// never from a client.
+    pub labels: &'static [&'static str],
+    /// One phrase, without a backslash or a line break.
+    pub help: &'static str,
+}
+
+/// What kind of value a metric has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Only rises, from the start of the process.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Durations in buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the text format.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Declares the families, and [`ALL`] of them in this order.
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub(super) static $id: Family = Family {
+            name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help,
+        };)*
+        /// Every metric there is.
+        pub static ALL: &[&Family] = &[$(&$id),*];
+    };
+}
+
+families! {
+    REQUESTS: Counter "wardgate_requests_total" ["site", "route", "code"]
+        "Requests that ended, by the class of their status; none where there was no answer";
+    DURATION: Histogram "wardgate_request_duration_seconds" ["site", "route"]
+        "Time from a request's first byte to the end of its answer";
+    FIRST_BYTE: Histogram "wardgate_request_first_byte_seconds" ["site", "route"]
+        "Time from a request's first byte to the head of the backend's answer";
+    REQUEST_BYTES: Counter "wardgate_request_body_bytes_total" ["site", "route"]
+        "Bytes of request bodies received";
+    RESPONSE_BYTES: Counter "wardgate_response_body_bytes_total" ["site", "route"]
+        "Bytes of response bodies sent";
+    IN_FLIGHT: Gauge "wardgate_requests_in_flight" []
+        "Requests being served";
+    REFUSED: Counter "wardgate_requests_refused_total" ["error"]
+        "Requests refused before their site was known, by error";
+    FAILED: Counter "wardgate_requests_failed_total" ["error"]
+        "Requests of a known site that were not answered as meant, by error";
+    ATTEMPTS: Counter "wardgate_upstream_attempts_total" ["pool", "endpoint", "outcome"]
+        "Attempts to have a request answered by a server";
+    RETRIES: Counter "wardgate_upstream_retries_total" ["pool"]
+        "Attempts after a request's first";
+    CONNECT: Histogram "wardgate_upstream_connect_duration_seconds" ["pool"]
+        "Time to connect to a server, with TLS; kept connections are not counted";
+    UPSTREAM_FIRST_BYTE: Histogram "wardgate_upstream_first_byte_seconds" ["pool"]
+        "Time from the beginning of an attempt to the head of its answer";
+    HEALTHY: Gauge "wardgate_upstream_endpoint_healthy" ["pool", "endpoint", "address"]
+        "1 when the checks of a server's address pass, 0 when they do not; absent without a verdict";
+    ENDPOINT_IN_FLIGHT: Gauge "wardgate_upstream_endpoint_requests_in_flight"
+        ["pool", "endpoint", "address"]
+        "Requests that a server's address is answering";
+    CONNECTIONS: Gauge "wardgate_connections" ["listener"]
+        "Client connections that are open";
+    ACCEPTED: Counter "wardgate_connections_accepted_total" ["listener"]
+        "Client connections accepted, those refused included";
+    TURNED_AWAY: Counter "wardgate_connections_refused_total" ["listener"]
+        "Client connections closed at once, because there were too many";
+    HANDSHAKES: Counter "wardgate_tls_handshakes_total" ["listener", "version"]
+        "TLS handshakes that succeeded, by version";
+    HANDSHAKE_FAILURES: Counter "wardgate_tls_handshake_failures_total" ["listener", "reason"]
+        "TLS handshakes that failed, by reason";
+    NOT_AFTER: Gauge "wardgate_certificate_not_after_timestamp_seconds" ["certificate"]
+        "End of a served certificate's validity, in seconds since 1970";
+    GENERATION: Gauge "wardgate_config_generation" []
+        "Number of the configuration in force, from 1";
+    RELOAD_SUCCESS: Gauge "wardgate_config_last_reload_success" []
+        "1 unless the last configuration read was rejected, else 0";
+    RELOAD_SUCCESS_TIME: Gauge "wardgate_config_last_reload_success_timestamp_seconds" []
+        "When a configuration was last read and found good, in seconds since 1970";
+    RELOADS: Counter "wardgate_config_reloads_total" ["outcome"]
+        "Times the configuration was read again, by outcome";
+    VERDICTS: Counter "wardgate_filter_verdicts_total" ["chain", "position", "filter", "verdict"]
+        "What filters decided";
+    LINES_DROPPED: Counter "wardgate_access_lines_dropped_total" []
+        "Access lines that were not written";
+    PANICS: Counter "wardgate_panics_total" []
+        "Faults of the gateway that were contained";
+    BUILD_INFO: Gauge "wardgate_build_info" ["version"]
+        "Always 1; the labels tell what is running";
+    CPU: Counter "process_cpu_seconds_total" []
+        "Processor time used, user and system";
+    RESIDENT: Gauge "process_resident_memory_bytes" []
+        "Memory in use";
+    VIRTUAL: Gauge "process_virtual_memory_bytes" []
+        "Address space in use";
+    OPEN_FDS: Gauge "process_open_fds" []
+        "Open files and sockets; on Windows, handles";
+    MAX_FDS: Gauge "process_max_fds" []
+        "Most files and sockets that may be open";
+    THREADS: Gauge "process_threads" []
+        "Threads";
+    START_TIME: Gauge "process_start_time_seconds" []
+        "When the process started, in seconds since 1970";
+    ALLOCATED: Gauge "wardgate_allocator_committed_bytes" []
+        "Memory that the allocator holds, in use or ready for use";
+    MOST_ALLOCATED: Gauge "wardgate_allocator_committed_peak_bytes" []
+        "Most memory that the allocator has held";
+}

@@ -1,0 +1,206 @@
+//! The text of a scrape.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use super::family::{self, Family};
+use super::text::Text;
+use super::{
+    CLASSES, HANDSHAKE_FAULTS, Metrics, OUTCOMES, RELOAD_OUTCOMES, VERSIONS, allocator, process,
+    seconds,
+};
+
+/// What others know at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Readings {
+    /// Number of the configuration in force.
+    pub generation: u64,
+    /// Requests being served.
+    pub in_flight: usize,
+    /// Panics contained.
+    pub panics: u64,
+    /// Access lines not written.
+    pub lines_dropped: u64,
+    /// Every address of every server of every pool.
+    pub endpoints: Vec<EndpointReading>,
+    /// Certificates in service: what names each, and the end of its validity.
+    pub certificates: Vec<(String, SystemTime)>,
+    /// What filters decided.
+    pub filters: Vec<FilterReading>,
+}
+
+/// How one address of a server stands.
+#[derive(Clone, Debug)]
+pub struct EndpointReading {
+    /// Its pool.
+    pub pool: String,
+    /// The server's URL as configured.
+    pub endpoint: String,
+    /// `10.0.0.5:8080`.
+    pub address: String,
+    /// What its checks say; `None` without a verdict.
+    pub is_healthy: Option<bool>,
+    /// Requests it is answering.
+    pub in_flight: usize,
+}
+
+/// How often a filter decided what.
+#[derive(Clone, Debug)]
+pub struct FilterReading {
+    /// Where the filter stands: a site, or a site's route. From the configuration.
+    pub chain: String,
+    /// Its place in the chain, from 1.
+    pub position: usize,
+    /// The filter's name.
+    pub filter: &'static str,
+    /// What it decided, of a fixed list of words.
+    pub verdict: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+impl Metrics {
+    /// Everything in Prometheus' text format, with what `readings` tells. A route or pool without a
+    /// request yet has no series.
+    #[must_use]
+    pub fn render(&self, readings: &Readings) -> String {
+        let mut text = Text::default();
+        self.write_routes(&mut text);
+        text.sample(&family::IN_FLIGHT, &[], readings.in_flight);
+        for (family, counters) in
+            [(&family::REFUSED, &self.refused), (&family::FAILED, &self.failed)]
+        {
+            write_words(&mut text, family, &[], &self.errors, counters);
+        }
+        self.write_upstream(&mut text);
+        write_endpoints(&mut text, &readings.endpoints);
+        self.write_listeners(&mut text);
+        for (id, not_after) in &readings.certificates {
+            text.sample(&family::NOT_AFTER, &[id], seconds(*not_after));
+        }
+        self.write_process(&mut text, readings);
+        text.finish()
+    }
+
+    fn write_routes(&self, text: &mut Text) {
+        let mut routes = self.routes.living();
+        routes.retain(|(_, route)| route.duration.count() > 0);
+        for ((site, name), route) in &routes {
+            write_words(text, &family::REQUESTS, &[site, name], &CLASSES, &route.classes);
+        }
+        for ((site, name), route) in &routes {
+            text.histogram(&family::DURATION, &[site, name], &route.duration);
+        }
+        for ((site, name), route) in &routes {
+            if route.first_byte.count() > 0 {
+                text.histogram(&family::FIRST_BYTE, &[site, name], &route.first_byte);
+            }
+        }
+        for ((site, name), route) in &routes {
+            text.sample(&family::REQUEST_BYTES, &[site, name], read(&route.request_bytes));
+        }
+        for ((site, name), route) in &routes {
+            text.sample(&family::RESPONSE_BYTES, &[site, name], read(&route.response_bytes));
+        }
+    }
+
+    fn write_upstream(&self, text: &mut Text) {
+        for ((pool, url), server) in self.servers.living() {
+            write_words(text, &family::ATTEMPTS, &[&pool, &url], &OUTCOMES, &server.attempts);
+        }
+        let pools = self.pools.living();
+        for (name, pool) in &pools {
+            text.sample(&family::RETRIES, &[name], read(&pool.retries));
+        }
+        for (name, pool) in &pools {
+            text.histogram(&family::CONNECT, &[name], &pool.connect);
+        }
+        for (name, pool) in &pools {
+            text.histogram(&family::UPSTREAM_FIRST_BYTE, &[name], &pool.first_byte);
+        }
+    }
+
+    fn write_listeners(&self, text: &mut Text) {
+        let listeners = self.listeners.living();
+        for (name, listener) in &listeners {
+            text.sample(&family::CONNECTIONS, &[name], read(&listener.open));
+        }
+        for (name, listener) in &listeners {
+            text.sample(&family::ACCEPTED, &[name], read(&listener.accepted));
+        }
+        for (name, listener) in &listeners {
+            text.sample(&family::TURNED_AWAY, &[name], read(&listener.refused));
+        }
+        for (name, listener) in &listeners {
+            write_words(text, &family::HANDSHAKES, &[name], &VERSIONS, &listener.handshakes);
+        }
+        for (name, listener) in &listeners {
+            let counters = &listener.handshake_failures;
+            write_words(text, &family::HANDSHAKE_FAILURES, &[name], &HANDSHAKE_FAULTS, counters);
+        }
+    }
+
+    fn write_process(&self, text: &mut Text, readings: &Readings) {
+        text.sample(&family::GENERATION, &[], readings.generation);
+        let is_good = self.is_last_reload_good.load(Ordering::Relaxed);
+        text.sample(&family::RELOAD_SUCCESS, &[], u8::from(is_good));
+        text.sample(&family::RELOAD_SUCCESS_TIME, &[], read(&self.last_good_reload));
+        write_words(text, &family::RELOADS, &[], &RELOAD_OUTCOMES, &self.reloads);
+        for reading in &readings.filters {
+            let position = reading.position.to_string();
+            let values = [reading.chain.as_str(), &position, reading.filter, reading.verdict];
+            text.sample(&family::VERDICTS, &values, reading.count);
+        }
+        text.sample(&family::LINES_DROPPED, &[], readings.lines_dropped);
+        text.sample(&family::PANICS, &[], readings.panics);
+        text.sample(&family::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1);
+        let (usage, allocator) = (process::usage(), allocator::usage());
+        if let Some(cpu) = usage.cpu_seconds {
+            text.sample(&family::CPU, &[], cpu);
+        }
+        for (family, value) in [
+            (&family::RESIDENT, usage.resident_bytes),
+            (&family::VIRTUAL, usage.virtual_bytes),
+            (&family::OPEN_FDS, usage.open),
+            (&family::MAX_FDS, usage.most_open),
+            (&family::THREADS, usage.threads),
+            (&family::START_TIME, Some(seconds(self.started))),
+            (&family::ALLOCATED, Some(allocator.committed)),
+            (&family::MOST_ALLOCATED, Some(allocator.most_committed)),
+        ] {
+            if let Some(value) = value {
+                text.sample(family, &[], value);
+            }
+        }
+    }
+}
+
+fn write_endpoints(text: &mut Text, endpoints: &[EndpointReading]) {
+    for it in endpoints {
+        if let Some(is_healthy) = it.is_healthy {
+            let values = [it.pool.as_str(), &it.endpoint, &it.address];
+            text.sample(&family::HEALTHY, &values, u8::from(is_healthy));
+        }
+    }
+    for it in endpoints {
+        let values = [it.pool.as_str(), &it.endpoint, &it.address];
+        text.sample(&family::ENDPOINT_IN_FLIGHT, &values, it.in_flight);
+    }
+}
+
+/// A sample for each word, which is the value of the last label.
+fn write_words(
+    text: &mut Text,
+    family: &'static Family,
+    values: &[&str],
+    words: &[&str],
+    counters: &[AtomicU64],
+) {
+    for (word, counter) in words.iter().zip(counters) {
+        text.sample(family, &[values, &[word]].concat(), read(counter));
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
