@@ -27,6 +27,8 @@ mod life_cycle;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod reload;

@@ -1,0 +1,265 @@
+//! What `/metrics` says after known traffic, and what Prometheus makes of it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Answer, Client, Gateway, Origin, Program, in_repository, within};
+
+/// A gateway before `origin`, over http and https, and a server that nobody listens at.
+async fn gateway(origin: &Origin) -> Gateway {
+    Gateway::start(
+        r#"
+listeners:
+  web: { bind: "127.0.0.1:0", protocol: http }
+  secure: { bind: "127.0.0.1:0", protocol: https }
+sites:
+  app.test:
+    https: both
+    routes:
+      - { match: { path: /gone }, upstream: gone }
+      - { match: { path: /moved }, redirect: /new }
+      - { match: { path: "/app/*" }, upstream: shop }
+upstreams:
+  shop: { servers: "ORIGIN" }
+  gone: { servers: "http://GONE" }
+"#
+        .replace("ORIGIN", &origin.url())
+        .replace("GONE", &unused().to_string()),
+    )
+    .await
+}
+
+/// An address that refuses connections.
+fn unused() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+async fn origin() -> Origin {
+    let answer = |request: &crate::support::Received| match request.target.as_str() {
+        "/app/broken" => Answer::text(500, "broken"),
+        _ => Answer::text(200, "four"),
+    };
+    Origin::answering(answer).await
+}
+
+async fn scrape(gateway: &Gateway) -> String {
+    let reply = Client::new(gateway.admin_address()).host("localhost").get("/metrics").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    reply.text()
+}
+
+/// The metrics, once they have every one of `lines`: a request is counted after its answer is sent.
+async fn scrape_until(gateway: &Gateway, lines: &[String]) -> String {
+    let mut text = String::new();
+    let has_all = async {
+        while !lines.iter().all(|line| text.lines().any(|one| one == line)) {
+            text = scrape(gateway).await;
+        }
+    };
+    if tokio::time::timeout(crate::support::PATIENCE, has_all).await.is_err() {
+        let missing: Vec<_> =
+            lines.iter().filter(|line| !text.lines().any(|one| one == *line)).collect();
+        panic!("not in the metrics: {missing:#?}\n{text}");
+    }
+    text
+}
+
+#[tokio::test]
+async fn known_traffic_is_counted_where_it_belongs() {
+    let origin = origin().await;
+    let gateway = gateway(&origin).await;
+    let web = gateway.client_of("web").host("app.test");
+    for (path, status) in
+        [("/app/", 200), ("/app/broken", 500), ("/gone", 502), ("/moved", 308), ("/nowhere", 404)]
+    {
+        assert_eq!(web.get(path).await.status, status, "{path}");
+    }
+    assert_eq!(web.send("POST", "/app/", "", b"12345").await.status, 200);
+    let secure = gateway.tls_client_of("secure", "app.test");
+    assert_eq!(secure.get("/app/").await.status, 200);
+    let mut plain = gateway.client_of("secure").connect().await;
+    plain.send(b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
+    assert_eq!(plain.read_reply(false).await.unwrap().status, 400);
+
+    let shop = origin.url();
+    let route = "site=\"app.test\",route=\"/app/*\"";
+    let attempt = |outcome| {
+        format!(
+            "wardgate_upstream_attempts_total{{pool=\"shop\",endpoint=\"{shop}\",outcome=\"{outcome}\"}}"
+        )
+    };
+    let lines = [
+        format!("wardgate_requests_total{{{route},code=\"2xx\"}} 3"),
+        format!("wardgate_requests_total{{{route},code=\"5xx\"}} 1"),
+        format!("wardgate_request_duration_seconds_count{{{route}}} 4"),
+        format!("wardgate_request_first_byte_seconds_count{{{route}}} 4"),
+        format!("wardgate_request_body_bytes_total{{{route}}} 5"),
+        format!("wardgate_response_body_bytes_total{{{route}}} 18"),
+        "wardgate_requests_total{site=\"app.test\",route=\"/gone\",code=\"5xx\"} 1".to_owned(),
+        "wardgate_requests_total{site=\"app.test\",route=\"/moved\",code=\"3xx\"} 1".to_owned(),
+        "wardgate_requests_total{site=\"app.test\",route=\"\",code=\"4xx\"} 1".to_owned(),
+        "wardgate_requests_total{site=\"\",route=\"\",code=\"4xx\"} 1".to_owned(),
+        "wardgate_requests_refused_total{error=\"bad_request\"} 1".to_owned(),
+        "wardgate_requests_failed_total{error=\"upstream_refused\"} 1".to_owned(),
+        "wardgate_requests_in_flight 0".to_owned(),
+        format!("{} 3", attempt("answered")),
+        format!("{} 1", attempt("server_error")),
+        "wardgate_connections_accepted_total{listener=\"web\"} 6".to_owned(),
+        "wardgate_connections_accepted_total{listener=\"secure\"} 2".to_owned(),
+        "wardgate_tls_handshakes_total{listener=\"secure\",version=\"1.3\"} 1".to_owned(),
+        "wardgate_tls_handshake_failures_total{listener=\"secure\",reason=\"plain_http\"} 1"
+            .to_owned(),
+        "wardgate_config_generation 1".to_owned(),
+        "wardgate_config_last_reload_success 1".to_owned(),
+    ];
+    let text = scrape_until(&gateway, &lines).await;
+    for beginning in [
+        "wardgate_upstream_attempts_total{pool=\"gone\",",
+        "wardgate_upstream_endpoint_requests_in_flight{pool=\"shop\",",
+        "wardgate_certificate_not_after_timestamp_seconds{certificate=\"internal:app.test\"} 1",
+        "wardgate_build_info{version=\"",
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(beginning)), "{beginning}\n{text}");
+    }
+    assert!(text.contains(",outcome=\"unreachable\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_say() {
+    let origin = origin().await;
+    let gateway = gateway(&origin).await;
+    let line = "wardgate_requests_total{site=\"app.test\",route=\"/app/*\",code=\"2xx\"} 1";
+    assert_eq!(gateway.client_of("web").host("app.test").get("/app/").await.status, 200);
+    let text = scrape_until(&gateway, &[line.to_owned()]).await;
+
+    let mut promtool = Command::new(tool("promtool"));
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
+    let mut child = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!(String::from_utf8_lossy(&said), "");
+    assert!(output.status.success());
+}
+
+#[tokio::test]
+async fn no_client_makes_a_series() {
+    let origin = origin().await;
+    let gateway = gateway(&origin).await;
+    let web = gateway.client_of("web");
+    let series = |text: &str| {
+        let name = |line: &str| line.rsplit_once(' ').unwrap().0.to_owned();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(name).collect::<std::collections::BTreeSet<_>>()
+    };
+    let count = |code: &str, count: u32| {
+        format!("wardgate_requests_total{{site=\"app.test\",route=\"\",code=\"{code}\"}} {count}")
+    };
+    let unknown = |count: u32| {
+        format!("wardgate_requests_total{{site=\"\",route=\"\",code=\"4xx\"}} {count}")
+    };
+    assert_eq!(web.clone().host("app.test").get("/x").await.status, 404);
+    assert_eq!(web.clone().host("other.test").get("/x").await.status, 404);
+    let before = series(&scrape_until(&gateway, &[count("4xx", 1), unknown(1)]).await);
+    for turn in 0..50 {
+        let host = format!("hostile-{turn}.test");
+        let path = format!("/hostile-{turn}\"}}%0Aevil_total%201");
+        let method = format!("HOSTILE{turn}");
+        assert_eq!(web.clone().host(&host).get(&path).await.status, 404);
+        let status = web.clone().host("app.test").send(&method, &path, "", b"").await.status;
+        assert!((400..500).contains(&status), "{status}");
+    }
+    // Whether an odd method is refused before its site is known is not this test's business.
+    let all = async {
+        loop {
+            let text = scrape(&gateway).await;
+            let of = |line: &str| line.starts_with("wardgate_requests_total{");
+            let value = |line: &str| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap();
+            if text.lines().filter(|line| of(line)).map(value).sum::<u64>() == 102 {
+                return text;
+            }
+        }
+    };
+    let text = within("count of every request", all).await;
+    assert!(!text.to_ascii_lowercase().contains("hostile"), "{text}");
+    assert_eq!(series(&text), before);
+}
+
+#[tokio::test]
+async fn prometheus_scrapes_the_gateway() {
+    let origin = origin().await;
+    let gateway = gateway(&origin).await;
+    assert_eq!(gateway.client_of("web").host("app.test").get("/app/").await.status, 200);
+
+    let directory = TempDir::new().unwrap();
+    let (mut prometheus, address) = start_prometheus(&directory, gateway.admin_address()).await;
+    let query = "/api/v1/query?query=wardgate_requests_total%7Broute%3D%22%2Fapp%2F*%22%2Ccode%3D%222xx%22%7D";
+    let seen = async {
+        loop {
+            let value = match Client::new(address).try_get(query).await {
+                Ok(reply) => serde_json::from_str::<Value>(&reply.text()).unwrap_or_default(),
+                Err(_) => Value::Null,
+            };
+            if value["data"]["result"][0]["value"][1] == "1" {
+                assert_eq!(value["data"]["result"][0]["metric"]["site"], "app.test");
+                return;
+            }
+            // Prometheus tells nobody when it has scraped.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within("series in Prometheus", seen).await;
+    prometheus.signal("TERM");
+    prometheus.exit_status().await;
+}
+
+/// A Prometheus that scrapes `target`, on a port that the system chose. The port is free when it is
+/// chosen; where another program takes it before Prometheus does, another is tried.
+async fn start_prometheus(directory: &TempDir, target: SocketAddr) -> (Program, SocketAddr) {
+    let file = directory.path().join("prometheus.yml");
+    let yaml = format!(
+        "global: {{ scrape_interval: 1s }}\nscrape_configs:\n  - job_name: wardgate\n    \
+         static_configs: [ {{ targets: [ \"{target}\" ] }} ]\n"
+    );
+    std::fs::write(&file, yaml).unwrap();
+    for turn in 0..5 {
+        let address = unused();
+        let mut command = Command::new(tool("prometheus"));
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                directory.path().join(format!("{turn}")).display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .current_dir(directory.path());
+        let mut prometheus = Program::start(&mut command);
+        let ready = async {
+            while !Client::new(address).try_get("/-/ready").await.is_ok_and(|it| it.status == 200) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = within("Prometheus", ready) => return (prometheus, address),
+            _ = prometheus.exit_status() => {}
+        }
+    }
+    panic!("Prometheus found no port in five turns");
+}
+
+/// A tool of Debian's package `prometheus`: the system's, or the one that `./dev test` unpacks.
+fn tool(name: &str) -> std::path::PathBuf {
+    let cache =
+        std::env::var_os("WARDGATE_CACHE").map_or_else(|| in_repository(".cache"), Into::into);
+    let unpacked = cache.join("prometheus/usr/bin").join(name);
+    if unpacked.exists() { unpacked } else { name.into() }
+}
