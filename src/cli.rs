@@ -1,8 +1,11 @@
 //! The command line.
 //!
 //! Answers "what does the operator want done?", and turns failures into messages and exit codes:
-//! 0 fine, 1 it did not work (a file cannot be read, an address cannot be bound), 2 the
-//! configuration has faults or the command line is wrong.
+//! 0 fine, 1 it did not work (a file cannot be read, an address cannot be bound, no gateway answers),
+//! 2 the configuration has faults or the command line is wrong.
+
+mod ask;
+mod status;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -30,7 +33,7 @@ Without FILE: gateway.yaml in the working directory, else the system's
 
 Exit status:
   0  done; for run: stopped by SIGTERM or Ctrl-C; for check: no fault, perhaps warnings
-  1  could not do it: a file cannot be read, an address cannot be bound
+  1  could not do it: a file cannot be read, an address cannot be bound, no gateway answers
   2  the configuration or the command line has faults";
 
 /// Reverse proxy and TLS gateway, configured by one gateway.yaml.
@@ -57,6 +60,16 @@ enum Command {
     Config {
         /// Default: gateway.yaml here, else the system's
         file: Option<PathBuf>,
+    },
+    /// Have a running gateway read its configuration again
+    Reload(ask::Where),
+    /// Show how a running gateway stands: sites, servers and their health, certificates
+    Status {
+        #[command(flatten)]
+        place: ask::Where,
+        /// Print what the admin interface answers, for programs
+        #[arg(long)]
+        json: bool,
     },
     /// Print the JSON Schema of gateway.yaml
     Schema,
@@ -123,6 +136,8 @@ fn perform(command: Command) -> anyhow::Result<u8> {
             Ok(loaded) => print(&config::effective::yaml(&loaded)),
             Err(code) => Ok(code),
         },
+        Command::Reload(place) => ask::reload(&place),
+        Command::Status { place, json } => ask::status(&place, json),
         Command::Schema => print(&format!("{:#}\n", config::schema::json())),
         Command::Proxy { from, to } => proxy(&from, &to),
         Command::Trust { file } => match load(file.as_deref())? {

@@ -266,3 +266,132 @@ async fn the_starter_file_is_the_one_that_a_clone_runs() {
     assert_eq!(stdout(&output), "gateway.yaml: fine\n", "{output:?}");
     assert_eq!(stderr(&output), "", "without a warning");
 }
+
+/// Answers one request like a gateway that says `status` and `body`; the future is what it was asked.
+async fn gateway_that_says(status: u16, body: &str) -> (String, tokio::task::JoinHandle<String>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n\r\n{body}");
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "a whole head");
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(seen).unwrap()
+    });
+    (address, asked)
+}
+
+#[tokio::test]
+async fn reload_says_how_it_ended() {
+    let directory = directory(&[("gateway.yaml", FINE), ("word", "s3cret\n")]);
+    for (status, body, code, out, err) in [
+        (
+            200,
+            r#"{"outcome":"applied","generation":2,"warnings":"warned\n"}"#,
+            0,
+            "applied: generation 2 is in force\n",
+            "warned\n",
+        ),
+        (
+            200,
+            r#"{"outcome":"unchanged","generation":2}"#,
+            0,
+            "unchanged: generation 2 stays in force\n",
+            "",
+        ),
+        (
+            422,
+            r#"{"outcome":"rejected","generation":2,"faults":"a.yaml:1:1: wrong\n"}"#,
+            2,
+            "",
+            "a.yaml:1:1: wrong\nrejected: generation 2 stays in force\n",
+        ),
+        (503, r#"{"error":"the gateway is stopping"}"#, 1, "", "is stopping\n"),
+        (401, "no", 1, "", "does not take the token in word"),
+        (404, "no\u{1b}[2J such", 1, "", "answers 404: no[2J such"),
+    ] {
+        let (address, asked) = gateway_that_says(status, body).await;
+        let arguments = ["reload", "--admin", &address, "--token-file", "word"];
+        let output = wardgate(directory.path(), &arguments).await;
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("POST /reload HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("Bearer s3cret\r\n"), "{asked}");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(stdout(&output), out);
+        assert!(stderr(&output).contains(err), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn status_finds_the_gateway_through_a_file_that_is_broken() {
+    let gateway = Gateway::start(
+        "sites: { app.test: { upstream: \"http://127.0.0.1:9\" } }\n\
+        listeners: { web: { bind: \"127.0.0.1:0\", protocol: http } }\nstorage: state\n",
+    )
+    .await;
+    let file = gateway.directory().join("gateway.yaml");
+    let sound = std::fs::read_to_string(&file).unwrap();
+    for broken in ["", "sities: {}\n", "sites: [\n"] {
+        std::fs::write(&file, format!("{sound}{broken}")).unwrap();
+        let output = wardgate(gateway.directory(), &["status"]).await;
+        assert_eq!(output.status.code(), Some(0), "{broken}: {output:?}");
+        let said = stdout(&output);
+        for part in
+            ["running for", "Listeners\n  web  http  127.0.0.1:", "Sites\n  app.test", "Pool "]
+        {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        let output = wardgate(gateway.directory(), &["status", "--json"]).await;
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(status["state"], "running");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_be_asked_is_a_failure_with_a_reason() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let silent = FINE.replace("admin: off", &format!("admin: {{ bind: \"{address}\" }}"));
+    let directory =
+        directory(&[("silent.yaml", &silent), ("off.yaml", FINE), ("word", "x"), ("empty", "")]);
+    let nobody = format!("no gateway answers at {address}: is it running?");
+    let rows: [(&[&str], &str); 6] = [
+        (&["status", "silent.yaml"], &nobody),
+        (&["reload", "silent.yaml", "--token-file", "word"], &nobody),
+        (&["reload", "silent.yaml"], "cannot read the admin token state/admin/token"),
+        (&["reload", "silent.yaml", "--token-file", "empty"], "the file is empty"),
+        (&["reload", "off.yaml"], "`admin: off`"),
+        (&["status", "nowhere.yaml"], "there is no nowhere.yaml"),
+    ];
+    for (arguments, text) in rows {
+        let output = wardgate(directory.path(), arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        assert!(stderr(&output).contains(text), "{arguments:?}: {output:?}");
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_token_that_may_not_be_read_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = directory(&[("gateway.yaml", FINE), ("word", "x")]);
+    let word = directory.path().join("word");
+    std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::File::open(&word).is_ok() {
+        return; // root may read everything
+    }
+    let arguments = ["reload", "--admin", "127.0.0.1:1", "--token-file", "word"];
+    let output = wardgate(directory.path(), &arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot read the admin token word"), "{output:?}");
+    assert!(stderr(&output).contains("Permission denied"), "{output:?}");
+}

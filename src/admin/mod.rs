@@ -1,127 +1,73 @@
-//! The admin listener: what supervisors ask of a running gateway.
+//! The admin listener: what supervisors and operators ask of a running gateway.
 //!
-//! Answers `/live` (the process answers), `/ready` (it serves) and `/metrics`. Called by `app`. Reads, and
-//! changes nothing. Bound to loopback; a request with a foreign `Host`, as a rebound DNS name in a
-//! browser would send, is refused.
+//! Answers `/live` (the process answers), `/ready` (it serves), `/metrics`, `/config`, `/status` and
+//! `POST /reload`. Called by `app`, which lends it what it tells about ([`Desk`]). Reads, and changes
+//! nothing itself: a reload is passed on through [`Control`]. [`guard`] keeps browsers out.
 
 pub mod control;
+mod guard;
+mod server;
+mod status;
+pub mod token;
 
-use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::net::{Host, HostRef};
+use crate::config::listener::Protocol;
+use crate::proxy::gateway::Shared;
+pub use control::{Attempted, Control, LastReload, Outcome, Reload, Stopping};
+pub use server::serve;
+pub use token::Token;
 
-/// Connections at once; supervisors need one.
-const MAX_CONNECTIONS: usize = 64;
-
-/// Time for a request's head, and for a connection without one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Whether the gateway serves, and the word for its state.
-pub trait Readiness: FnMut() -> (bool, &'static str) + Send + Clone + 'static {}
-impl<F: FnMut() -> (bool, &'static str) + Send + Clone + 'static> Readiness for F {}
-
-/// The metrics at the moment, in Prometheus' text format.
-pub trait Scrape: Fn() -> String + Send + Clone + 'static {}
-impl<F: Fn() -> String + Send + Clone + 'static> Scrape for F {}
-
-/// Answers on `socket` until `stop`.
-pub async fn serve(
-    socket: TcpListener,
-    ready: impl Readiness,
-    scrape: impl Scrape,
-    stop: CancellationToken,
-) {
-    let mut connections = JoinSet::new();
-    let stop = Arc::new(stop);
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(serve_connection(stream, ready.clone(), scrape.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "paused accepting on the admin address");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+/// What the admin listener tells about, and whom it passes requests on to.
+pub struct Desk {
+    /// Takes requests for a reload.
+    pub control: Control,
+    /// The generation in force, requests in flight, certificates.
+    pub shared: Arc<Shared>,
+    /// What else belongs to the generation in force; replaced whole by each reload.
+    pub view: Arc<ArcSwap<View>>,
+    /// How the reload before this question ended.
+    pub last_reload: LastReload,
+    /// Whether the gateway serves, and the word for its state.
+    pub state: Box<dyn Fn() -> (bool, &'static str) + Send + Sync>,
+    /// Client connections now.
+    pub connections: Box<dyn Fn() -> usize + Send + Sync>,
+    /// The body of `/metrics`.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// The token under `storage:`; `None` when it could not be made. `admin.token` of the
+    /// generation in force goes before it.
+    pub token: ArcSwapOption<Token>,
+    /// When the process started.
+    pub started: Instant,
 }
 
-async fn serve_connection(stream: TcpStream, ready: impl Readiness, scrape: impl Scrape) {
-    let service = service_fn(move |request| {
-        let answer = answer(&request, &mut ready.clone(), &scrape);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "lost an admin connection");
-    }
+/// What the admin listener shows of the generation in force.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The configuration as `wardgate config` prints it.
+    pub effective: String,
+    /// The listeners, as bound.
+    pub listeners: Vec<BoundListener>,
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    ready: &mut impl Readiness,
-    scrape: &impl Scrape,
-) -> Response<Full<Bytes>> {
-    if !is_local(request) {
-        return text(StatusCode::FORBIDDEN, "this host name is not the admin listener's\n");
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
-    }
-    match request.uri().path() {
-        "/live" => text(StatusCode::OK, "live\n"),
-        "/ready" => match ready() {
-            (true, state) => text(StatusCode::OK, &format!("{state}\n")),
-            (false, state) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{state}\n")),
-        },
-        "/metrics" => {
-            let mut response = text(StatusCode::OK, &scrape());
-            let kind = header::HeaderValue::from_static(crate::telemetry::metrics::CONTENT_TYPE);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
-        _ => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
-    }
+/// A listener with its sockets.
+#[derive(Clone, Debug)]
+pub struct BoundListener {
+    /// As configured.
+    pub name: String,
+    /// As configured.
+    pub protocol: Protocol,
+    /// As bound.
+    pub addresses: Vec<SocketAddr>,
 }
 
-/// Whether the request names a loopback host. DNS rebinding gives a foreign name our address.
-fn is_local(request: &Request<Incoming>) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    match host.map(HostRef::parse_authority) {
-        Some(Ok((host, _))) => match host.to_host() {
-            Host::Name(name) => name.as_str() == "localhost",
-            Host::Address(address) => address.is_loopback(),
-        },
-        Some(Err(_)) | None => false,
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("view", &self.view).finish_non_exhaustive()
     }
-}
-
-fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-    *response.status_mut() = status;
-    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    let no_store = header::HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    response
 }

@@ -4,6 +4,7 @@
 //! start fails early or not at all.
 
 mod certificates;
+mod desk;
 mod greeting;
 mod inputs;
 mod launch;
@@ -25,6 +26,7 @@ use crate::admin::control::Reload;
 use crate::config::process::Shutdown;
 use crate::listen::BindError;
 use crate::proxy::failure::Failure;
+use crate::proxy::gateway::Shared;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLogError;
 use crate::tls::server_config::ServerConfigError;
@@ -119,20 +121,27 @@ pub async fn run(launch: Launch, on_ready: impl FnOnce(&Greeting<'_>)) -> Result
     let reason = serve(&mut running, &mut requests, &mut stops).await;
     drop(requests);
     let shutdown = running.generation().config.shutdown;
-    let connections = running.census.count();
-    let (delay, grace) = (shutdown.delay.as_secs_f64(), shutdown.grace.as_secs_f64());
-    tracing::info!(reason, connections, delay, grace, "stopping");
+    announce_stop(reason, running.census.count(), shutdown);
     stage.enter(State::Stopping);
     drain(&mut running, shutdown, &mut stops).await;
     background.stop();
     background.finish(LAST_STEPS).await;
     stage.enter(State::Terminated);
-    // Lines that a stalled disk keeps back longer than this are lost, and counted as such.
-    let access = running.shared.access.load_full();
-    let _ = tokio::time::timeout(LAST_LINES, access.close()).await;
-    let (panics, dropped_lines) = (running.shared.panics(), running.shared.lines_dropped());
-    tracing::info!(panics, dropped_lines, "terminated");
+    say_goodbye(&running.shared).await;
     Ok(())
+}
+
+fn announce_stop(reason: &'static str, connections: usize, shutdown: Shutdown) {
+    let (delay, grace) = (shutdown.delay.as_secs_f64(), shutdown.grace.as_secs_f64());
+    tracing::info!(reason, connections, delay, grace, "stopping");
+}
+
+async fn say_goodbye(shared: &Shared) {
+    // Lines that a stalled disk keeps back longer than this are lost, and counted as such.
+    let access = shared.access.load_full();
+    let _ = tokio::time::timeout(LAST_LINES, access.close()).await;
+    let (panics, dropped_lines) = (shared.panics(), shared.lines_dropped());
+    tracing::info!(panics, dropped_lines, "terminated");
 }
 
 /// Builds what the configuration needs, and puts it in force.
@@ -156,7 +165,7 @@ async fn start(
     let path = file.clone();
     let first = tokio::task::spawn_blocking(move || {
         let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
-        prepare(loaded.config, inputs, &basis)
+        prepare(&loaded, inputs, &basis)
     });
     let first = first.await.map_err(|_| StartError::Panicked)??;
     let launch = (file, log, control, last);

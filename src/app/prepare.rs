@@ -4,16 +4,19 @@
 //! in force cannot. When it fails nothing has changed, and what was bound is closed again.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::StartError;
 use super::certificates::{self, Sources};
+use super::desk;
 use super::inputs::Inputs;
 use super::listeners::{self, NextDoor, NextSocket, Place};
-use crate::config::Config;
+use crate::admin::{Token, View};
 use crate::config::process::Admin;
 use crate::config::upstream::Upstream;
+use crate::config::{Config, Loaded, effective};
 use crate::listen::connection::Door;
 use crate::proxy::generation::Generation;
 use crate::telemetry::Metrics;
@@ -28,7 +31,7 @@ pub(super) struct Basis {
     pub(super) inputs: Inputs,
     pub(super) doors: Vec<Arc<Door>>,
     pub(super) sockets: Vec<Place>,
-    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin: Option<AdminPlace>,
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
     pub(super) metrics: Arc<Metrics>,
@@ -51,6 +54,8 @@ pub(super) struct Prepared {
     pub(super) doors: Vec<NextDoor>,
     pub(super) sockets: Vec<NextSocket>,
     pub(super) admin: NextAdmin,
+    /// What the admin listener shows of it.
+    pub(super) view: View,
     pub(super) inputs: Inputs,
 }
 
@@ -59,28 +64,42 @@ pub(super) struct Prepared {
 pub(super) enum NextAdmin {
     /// There is none.
     Off,
-    /// The one that is there, if any.
-    Kept,
+    /// The one that is there.
+    Kept(AdminPlace),
     /// A new one.
     Bound {
-        /// As configured.
-        address: SocketAddr,
+        /// Where it is.
+        at: AdminPlace,
         /// To accept on.
         socket: tokio::net::TcpListener,
     },
 }
 
-/// Builds what `config` needs. Blocks on files, and needs a runtime for its sockets.
+/// Where the admin listener is.
+#[derive(Clone, Debug)]
+pub(super) struct AdminPlace {
+    /// As configured.
+    pub(super) address: SocketAddr,
+    /// As bound.
+    pub(super) local: SocketAddr,
+    /// Where `token` lies, and beside it `local`.
+    storage: PathBuf,
+    /// `None` where none could be made.
+    pub(super) token: Option<Token>,
+}
+
+/// Builds what the configuration `loaded` needs. Blocks on files, and needs a runtime for its sockets.
 ///
 /// # Errors
 /// [`StartError`] for the first thing that cannot be had.
 pub(super) fn prepare(
-    config: Config,
+    loaded: &Loaded,
     inputs: Inputs,
     basis: &Basis,
 ) -> Result<Prepared, StartError> {
+    let config = loaded.config.clone();
     let sockets = listeners::place(&config.listeners, &basis.sockets)?;
-    let admin = next_admin(config.admin.as_ref(), basis.admin)?;
+    let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref())?;
     let (table, sources) = certificates::load(&config, SystemTime::now())?;
     let current = basis.current.as_ref();
     let pools = pools(&config, &inputs, basis)?;
@@ -92,24 +111,48 @@ pub(super) fn prepare(
     };
     let door = |listener| NextDoor::new(listener, basis);
     let doors = config.listeners.iter().map(door).collect::<Result<Vec<_>, _>>()?;
+    let view = desk::view(&config, effective::yaml(loaded), &sockets);
     let bound = listeners::bound_listeners(&doors, &sockets);
     let previous = current.map(|current| &*current.generation);
+    // The last step: it writes down where the next configuration is reached.
+    admin.find_token(&config.storage, basis.admin.as_ref());
     let generation = Arc::new(Generation::new(previous, config, pools, bound, &basis.metrics));
-    Ok(Prepared { generation, access, table, sources, doors, sockets, admin, inputs })
+    Ok(Prepared { generation, access, table, sources, doors, sockets, admin, view, inputs })
 }
 
-fn next_admin(admin: Option<&Admin>, present: Option<SocketAddr>) -> Result<NextAdmin, StartError> {
+impl NextAdmin {
+    /// Makes the token under `storage`, unless the listener that is there has it from the same place.
+    fn find_token(&mut self, storage: &Path, present: Option<&AdminPlace>) {
+        let (Self::Kept(at) | Self::Bound { at, .. }) = self else { return };
+        let is_written = |present: &AdminPlace| {
+            (present.storage.as_path(), present.local) == (storage, at.local)
+        };
+        if !present.is_some_and(is_written) {
+            at.token = desk::token(storage, at.local);
+            storage.clone_into(&mut at.storage);
+        }
+    }
+}
+
+fn next_admin(
+    admin: Option<&Admin>,
+    present: Option<&AdminPlace>,
+) -> Result<NextAdmin, StartError> {
     let Some(admin) = admin else { return Ok(NextAdmin::Off) };
     let address = admin.bind;
-    if present == Some(address) {
-        return Ok(NextAdmin::Kept);
+    if let Some(present) = present.filter(|present| present.address == address) {
+        return Ok(NextAdmin::Kept(present.clone()));
     }
     let bound = TcpListener::bind(address).and_then(|socket| {
         socket.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(socket)
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        Ok((socket.local_addr()?, socket))
     });
     match bound {
-        Ok(socket) => Ok(NextAdmin::Bound { address, socket }),
+        Ok((local, socket)) => {
+            let at = AdminPlace { address, local, storage: PathBuf::new(), token: None };
+            Ok(NextAdmin::Bound { at, socket })
+        }
         Err(source) => Err(StartError::Admin { address, source }),
     }
 }

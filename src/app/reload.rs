@@ -122,7 +122,7 @@ fn renewed(file: &Path, basis: &Basis, reason: &str) -> Result<Option<Renewed>, 
     }
     let inputs = Inputs::of(Some(file), &loaded, &before);
     let files = inputs.paths();
-    let prepared = prepare(loaded.config, inputs, basis)
+    let prepared = prepare(&loaded, inputs, basis)
         .map_err(|error| Refused { rejection: error.into(), files })?;
     Ok(Some(Renewed { prepared, warnings: loaded.warnings }))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +15,9 @@ use super::LAST_STEPS;
 use super::certificates::Certificates;
 use super::inputs::Inputs;
 use super::listeners::{NextSocket, Origin, Socket};
-use super::prepare::{Basis, Current, NextAdmin, Prepared};
-use super::state::{Stage, State};
-use crate::admin::{self, control::Control, control::LastReload};
+use super::prepare::{AdminPlace, Basis, Current, NextAdmin, Prepared};
+use super::state::Stage;
+use crate::admin::{self, Control, Desk, LastReload, View};
 use crate::listen::connection::{Census, Door, Surroundings, accept};
 use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
@@ -54,6 +55,9 @@ pub(super) struct Running {
     sockets: Vec<Socket>,
     pools: Vec<KeptPool>,
     admin: Option<AdminSocket>,
+    /// What the admin listener shows of the configuration in force.
+    pub(super) view: Arc<ArcSwap<View>>,
+    pub(super) started: Instant,
     /// Accept loops.
     accepting: Tasks,
     /// Listeners that drain because a reload has removed them.
@@ -74,10 +78,8 @@ struct KeptPool {
 /// The admin listener.
 #[derive(Debug)]
 struct AdminSocket {
-    /// As configured.
-    address: SocketAddr,
-    /// As bound.
-    local: SocketAddr,
+    at: AdminPlace,
+    desk: Arc<Desk>,
     stop: CancellationToken,
 }
 
@@ -114,6 +116,8 @@ impl Running {
             sockets: Vec::new(),
             pools: Vec::new(),
             admin: None,
+            view: Arc::new(ArcSwap::from_pointee(first.view.clone())),
+            started: Instant::now(),
             accepting: Tasks::new(),
             retiring: Tasks::new(),
             close: CancellationToken::new(),
@@ -131,7 +135,7 @@ impl Running {
             inputs: self.inputs.clone(),
             doors: self.doors.clone(),
             sockets: self.sockets.iter().map(|socket| socket.at.clone()).collect(),
-            admin: self.admin.as_ref().map(|admin| admin.address),
+            admin: self.admin.as_ref().map(|admin| admin.at.clone()),
             store: Arc::clone(&self.certificates.store),
             tickets: self.certificates.tickets.clone(),
             metrics: Arc::clone(&self.shared.metrics),
@@ -140,7 +144,8 @@ impl Running {
 
     /// Puts `next` in force. Cannot fail, and never waits: it is done at once or not begun.
     pub(super) fn put_in_force(&mut self, next: Prepared) {
-        let Prepared { generation, access, table, sources, doors, sockets, admin, inputs } = next;
+        let Prepared { generation, access, table, sources, doors, sockets, admin, view, inputs } =
+            next;
         let surroundings = || self.surroundings();
         let doors: Vec<Arc<Door>> = doors.into_iter().map(|door| door.open(surroundings)).collect();
         self.certificates.replace(table, sources);
@@ -149,6 +154,7 @@ impl Running {
         // request takes longer to come than the next lines take.
         let fresh = self.keep_sockets(sockets, &doors);
         self.shared.current.store(generation);
+        self.view.store(Arc::new(view));
         for (socket, door, close) in fresh {
             self.accepting.spawn("accept", accept(socket, door, close));
         }
@@ -285,39 +291,33 @@ impl Running {
 
     fn replace_admin(&mut self, next: NextAdmin) {
         let next = match next {
-            NextAdmin::Kept => return,
+            NextAdmin::Kept(at) => {
+                if let Some(present) = &mut self.admin {
+                    present.desk.token.store(at.token.clone().map(Arc::new));
+                    present.at = at;
+                }
+                return;
+            }
             NextAdmin::Off => None,
-            NextAdmin::Bound { address, socket } => self.start_admin(address, socket),
+            NextAdmin::Bound { at, socket } => Some(self.start_admin(at, socket)),
         };
         if let Some(old) = std::mem::replace(&mut self.admin, next) {
             old.stop.cancel();
-            tracing::info!(server.address = %old.local, "admin stopped listening");
+            tracing::info!(server.address = %old.at.local, "admin stopped listening");
         }
     }
 
-    fn start_admin(
-        &self,
-        address: SocketAddr,
-        socket: tokio::net::TcpListener,
-    ) -> Option<AdminSocket> {
-        // Fails for no socket that listens.
-        let local = socket.local_addr().ok()?;
-        tracing::info!(server.address = %local, "admin listening");
-        let mut state = self.stage.watch();
-        let ready = move || {
-            let state = *state.borrow_and_update();
-            (state == State::Running, state.as_str())
-        };
-        let shared = Arc::clone(&self.shared);
-        let scrape = move || shared.scrape();
+    fn start_admin(&self, at: AdminPlace, socket: tokio::net::TcpListener) -> AdminSocket {
+        tracing::info!(server.address = %at.local, "admin listening");
+        let desk = Arc::new(self.desk(at.token.clone()));
         let stop = self.background.stop_token();
-        self.background.spawn("admin", admin::serve(socket, ready, scrape, stop.clone()));
-        Some(AdminSocket { address, local, stop })
+        self.background.spawn("admin", admin::serve(socket, Arc::clone(&desk), stop.clone()));
+        AdminSocket { at, desk, stop }
     }
 
     /// Where the admin listener is.
     pub(super) fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|admin| admin.local)
+        self.admin.as_ref().map(|admin| admin.at.local)
     }
 
     /// Accepts no more.
@@ -360,7 +360,7 @@ impl Running {
 }
 
 /// What the accept loop of a new socket needs.
-type Fresh = (tokio::net::TcpListener, Arc<arc_swap::ArcSwap<Door>>, CancellationToken);
+type Fresh = (tokio::net::TcpListener, Arc<ArcSwap<Door>>, CancellationToken);
 
 fn log_listening(listener: &str, address: SocketAddr) {
     tracing::info!(%listener, server.address = %address, "listening");

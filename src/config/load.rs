@@ -135,7 +135,7 @@ pub(super) fn default_storage(base: &Path) -> PathBuf {
 }
 
 /// The text of a file; the inner error is a fault of its content and the line where it shows.
-fn read_text(path: &Path) -> io::Result<Result<String, (u32, String)>> {
+pub(super) fn read_text(path: &Path) -> io::Result<Result<String, (u32, String)>> {
     let limit = tree::MAX_BYTES as u64 + 1;
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
@@ -213,7 +213,7 @@ web: { bind: \":80\", protocol: http }
 secure: { bind: \":443\", protocol: https }
 ";
 
-fn read_storage(node: &Node, reading: &mut Reading) -> Option<PathBuf> {
+pub(super) fn read_storage(node: &Node, reading: &mut Reading) -> Option<PathBuf> {
     let scalar = value::scalar(node, reading)?;
     if let Some((scheme, _)) = scalar.text.split_once("://") {
         reading.not_yet(scalar.span, &format!("storage: {scheme}://"));

@@ -26,6 +26,7 @@ mod keys;
 mod load;
 mod matcher;
 mod nearest;
+mod outline;
 mod reach;
 mod reading;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
 pub use load::{LoadError, Loaded, find, from_text, load};
+pub use outline::{Outline, outline};
 
 use crate::net::CidrSet;
 

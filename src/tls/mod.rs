@@ -18,7 +18,7 @@ mod fixture;
 pub mod local_ca;
 pub mod on_demand;
 pub mod pem;
-mod private_dir;
+pub(crate) mod private_dir;
 pub mod provider;
 mod resolver;
 pub mod server_config;

@@ -9,17 +9,17 @@ use std::path::{Path, PathBuf};
 
 /// A directory that only its owner can enter.
 #[derive(Clone, Debug)]
-pub(super) struct PrivateDir(PathBuf);
+pub(crate) struct PrivateDir(PathBuf);
 
 /// The right to write into a [`PrivateDir`], until dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl PrivateDir {
     /// Opens the directory, closed to others, making it and its parents if need be.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             create_private(path)?;
         }
@@ -28,17 +28,17 @@ impl PrivateDir {
     }
 
     /// The directory `name` inside.
-    pub(super) fn inside(&self, name: &str) -> io::Result<Self> {
+    pub(crate) fn inside(&self, name: &str) -> io::Result<Self> {
         Self::open(&self.0.join(name))
     }
 
     /// Where `name` is.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// Waits until no other process or thread holds the lock.
-    pub(super) fn lock(&self) -> io::Result<Lock> {
+    pub(crate) fn lock(&self) -> io::Result<Lock> {
         let path = self.path(".lock");
         let file = private_options().create(true).truncate(false).open(&path)?;
         match file.try_lock() {
@@ -53,7 +53,7 @@ impl PrivateDir {
     }
 
     /// The file's bytes, `None` when there is no such file.
-    pub(super) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         match fs::read(self.path(name)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -62,7 +62,7 @@ impl PrivateDir {
     }
 
     /// Replaces the file: temporary name, fsync, rename, fsync of the directory.
-    pub(super) fn write(&self, _lock: &Lock, name: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, _lock: &Lock, name: &str, bytes: &[u8]) -> io::Result<()> {
         let temporary = self.path(&format!(".{name}.tmp"));
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -77,7 +77,7 @@ impl PrivateDir {
     }
 
     /// Moves the file aside, to a name that tells when, and returns it.
-    pub(super) fn quarantine(&self, _lock: &Lock, name: &str) -> io::Result<PathBuf> {
+    pub(crate) fn quarantine(&self, _lock: &Lock, name: &str) -> io::Result<PathBuf> {
         let (mut target, mut attempt) = (self.path(&format!("{name}.bad")), 1);
         while target.exists() {
             target = self.path(&format!("{name}.bad{attempt}"));
@@ -88,7 +88,7 @@ impl PrivateDir {
     }
 
     /// Takes the file from other users if they can read it; whether that was needed.
-    pub(super) fn tighten(&self, name: &str) -> io::Result<bool> {
+    pub(crate) fn tighten(&self, name: &str) -> io::Result<bool> {
         close_to_others(&self.path(name), 0o600)
     }
 }

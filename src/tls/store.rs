@@ -109,6 +109,21 @@ impl CertStore {
         };
         found.map(|found| &found.id).or_else(|| table.rest.id()).is_some_and(|id| *id == entry.id)
     }
+
+    /// Every entry once, by its id; certificates made on demand are not among them.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        let table = self.table.load();
+        let named = table.names.values().chain(table.wildcards.values());
+        let mut entries: Vec<Arc<Entry>> =
+            named.chain(table.addresses.values()).map(Arc::clone).collect();
+        if let Rest::Entry(entry) = &table.rest {
+            entries.push(Arc::clone(entry));
+        }
+        entries.sort_by(|one, other| one.id.cmp(&other.id));
+        entries.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        entries
+    }
 }
 
 impl Entry {

@@ -1,0 +1,176 @@
+//! Connections of the admin listener, and the answers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Body;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::control::{Outcome, Stopping};
+use super::guard::{self, Question, Refusal, Rules};
+use super::{Desk, status};
+use crate::telemetry::metrics::CONTENT_TYPE;
+
+/// Connections at once; supervisors need few.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Time for a request's head, for its body, and for a connection without a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head, and of its body: no question has one.
+const MOST: usize = 64 << 10;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers on `socket` until `stop`.
+pub async fn serve(socket: TcpListener, desk: Arc<Desk>, stop: CancellationToken) {
+    // A socket without an address is treated as one that everybody reaches.
+    let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(serve_connection(stream, Arc::clone(&desk), is_loopback));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "paused accepting on the admin address");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, desk: Arc<Desk>, is_loopback: bool) {
+    let service = service_fn(move |request| {
+        let desk = Arc::clone(&desk);
+        async move { Ok::<_, Infallible>(answer(request, &desk, is_loopback).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(MOST)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "lost an admin connection");
+    }
+}
+
+async fn answer<B>(request: Request<B>, desk: &Desk, is_loopback: bool) -> Answer
+where
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let (head, body) = request.into_parts();
+    let question = {
+        let generation = desk.shared.current.load();
+        let admin = generation.config.admin.as_ref();
+        let configured = admin.and_then(|admin| admin.token.as_deref());
+        let made = desk.token.load();
+        guard::admit(&head, Rules { is_loopback, configured, made: made.as_deref() })
+    };
+    let question = match question {
+        Ok(question) => question,
+        Err(refusal) => return refused(refusal),
+    };
+    match tokio::time::timeout(PATIENCE, Limited::new(body, MOST).collect()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "no body is needed\n"),
+        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not come\n"),
+    }
+    match question {
+        Question::Live => text(StatusCode::OK, "live\n"),
+        Question::Ready => {
+            let (is_ready, state) = (desk.state)();
+            let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, format!("{state}\n"))
+        }
+        Question::Metrics => typed(StatusCode::OK, METRICS, (desk.metrics)()),
+        Question::Config => typed(StatusCode::OK, YAML, desk.view.load().effective.clone()),
+        Question::Status => json(StatusCode::OK, &status::json(desk, SystemTime::now())),
+        Question::Reload => reloaded(desk.control.reload("admin").await),
+    }
+}
+
+const METRICS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE);
+const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+fn reloaded(outcome: Result<Outcome, Stopping>) -> Answer {
+    match outcome {
+        Ok(outcome) => {
+            let status = match outcome {
+                Outcome::Applied { .. } | Outcome::Unchanged { .. } => StatusCode::OK,
+                Outcome::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            json(status, &status::outcome(&outcome))
+        }
+        Err(Stopping) => {
+            let error = Stopping.to_string();
+            json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "error": error }))
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    let mut answer = text(refusal.status, refusal.text);
+    if let Some(methods) = refusal.allow {
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        let bearer = HeaderValue::from_static("Bearer");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
+    // What came in a refused request's body is not read to its end.
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
+    typed(status, JSON, format!("{value:#}\n"))
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    typed(status, PLAIN, body)
+}
+
+fn typed(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_how_a_reload_ended() {
+        let text = "f".to_owned();
+        for (outcome, status) in [
+            (Ok(Outcome::Applied { generation: 2, warnings: text.clone() }), 200),
+            (Ok(Outcome::Unchanged { generation: 2 }), 200),
+            (Ok(Outcome::Rejected { generation: 2, faults: text }), 422),
+            (Err(Stopping), 503),
+        ] {
+            assert_eq!(reloaded(outcome).status(), status);
+        }
+    }
+}

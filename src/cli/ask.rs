@@ -1,0 +1,234 @@
+//! Questions to a running gateway, over its admin interface.
+//!
+//! Answers "where is it, and what does it say?". The file that the gateway runs with tells where its
+//! state is, and there are its address and its token; a file with faults tells enough.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use clap::Args;
+use http::header::{AUTHORIZATION, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::{FAILED, FAULTY, print, status};
+use crate::admin::{Token, token};
+use crate::config;
+
+/// Time for a connection to this machine.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Time for the answer: a reload reads and builds everything.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// Bytes of an answer; ten thousand sites take a tenth of it.
+const LONGEST_ANSWER: usize = 64 << 20;
+
+/// Which gateway is asked.
+#[derive(Debug, Args)]
+pub(super) struct Where {
+    /// The file the gateway runs with. Default: gateway.yaml here, else the system's
+    file: Option<PathBuf>,
+    /// Ask at this address, whatever the file says
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Read the admin token from this file, whatever the configuration says
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// A gateway that can be asked.
+struct Contact {
+    address: SocketAddr,
+    token: Secret,
+}
+
+/// Where a token comes from.
+enum Secret {
+    Configured(String),
+    File(PathBuf),
+}
+
+/// What a gateway answered.
+struct Reply {
+    status: StatusCode,
+    body: Value,
+}
+
+/// `wardgate reload`.
+pub(super) fn reload(place: &Where) -> anyhow::Result<u8> {
+    let contact = Contact::find(place)?;
+    let token = contact.token.read()?;
+    let reply = contact.ask(Method::POST, "/reload", Some(&token))?;
+    let text = |key: &str| reply.body[key].as_str().unwrap_or_default();
+    let generation = &reply.body["generation"];
+    match (reply.status, text("outcome")) {
+        (StatusCode::OK, "applied") => {
+            eprint!("{}", text("warnings"));
+            print(&format!("applied: generation {generation} is in force\n"))
+        }
+        (StatusCode::OK, "unchanged") => {
+            print(&format!("unchanged: generation {generation} stays in force\n"))
+        }
+        (StatusCode::UNPROCESSABLE_ENTITY, "rejected") => {
+            let faults = text("faults");
+            let end = if faults.is_empty() || faults.ends_with('\n') { "" } else { "\n" };
+            eprint!("{faults}{end}");
+            eprintln!("rejected: generation {generation} stays in force");
+            Ok(FAULTY)
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, _) => {
+            eprintln!("wardgate: the gateway at {} is stopping", contact.address);
+            Ok(FAILED)
+        }
+        _ => contact.refused(&reply),
+    }
+}
+
+/// `wardgate status`.
+pub(super) fn status(place: &Where, as_json: bool) -> anyhow::Result<u8> {
+    let contact = Contact::find(place)?;
+    // On loopback everybody may look, so a token that cannot be read is no obstacle yet.
+    let token = contact.token.read();
+    let shown = match (&token, &contact.token, &place.token_file) {
+        (Ok(token), Secret::Configured(_), _) | (Ok(token), _, Some(_)) => Some(&**token),
+        _ => None,
+    };
+    let reply = contact.ask(Method::GET, "/status", shown)?;
+    match reply.status {
+        StatusCode::OK if as_json => print(&format!("{:#}\n", reply.body)),
+        StatusCode::OK => print(&status::text(&reply.body)),
+        StatusCode::UNAUTHORIZED if shown.is_none() => {
+            token?;
+            contact.refused(&reply)
+        }
+        _ => contact.refused(&reply),
+    }
+}
+
+impl Contact {
+    fn find(place: &Where) -> anyhow::Result<Self> {
+        let file = config::find(place.file.as_deref());
+        if place.file.is_some() && !file.exists() && place.admin.is_none() {
+            bail!("there is no {}", file.display());
+        }
+        let outline = config::outline(&file);
+        let configured = outline.admin.as_ref();
+        let address = place.admin.or_else(|| token::read_address(&outline.storage));
+        let Some(address) = address.or_else(|| configured.map(|admin| admin.bind)) else {
+            bail!("{} says `admin: off`: this gateway cannot be asked", file.display());
+        };
+        let word = configured.and_then(|admin| admin.token.clone());
+        let token = match (&place.token_file, word) {
+            (Some(path), _) => Secret::File(path.clone()),
+            (None, Some(word)) => Secret::Configured(word),
+            (None, None) => Secret::File(token::path(&outline.storage)),
+        };
+        Ok(Self { address: reachable(address), token })
+    }
+
+    fn ask(&self, method: Method, path: &str, token: Option<&str>) -> anyhow::Result<Reply> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::new()).context("the token is no word")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (status, body) = runtime.block_on(self.exchange(request))?;
+        // Refusals are text.
+        let text = || Value::from(String::from_utf8_lossy(&body).trim().to_owned());
+        Ok(Reply { status, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()) })
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Empty<Bytes>>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let address = self.address;
+        let connect = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+        let stream = connect
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .with_context(|| format!("no gateway answers at {address}: is it running?"))?;
+        let answer = async {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let exchange = async {
+                let (head, body) = sender.send_request(request).await?.into_parts();
+                let body = Limited::new(body, LONGEST_ANSWER).collect().await;
+                let body = body.map_err(|error| anyhow::anyhow!(error))?;
+                anyhow::Ok((head.status, body.to_bytes()))
+            };
+            let mut exchange = std::pin::pin!(exchange);
+            tokio::select! {
+                answer = &mut exchange => answer,
+                ended = connection => {
+                    ended?;
+                    exchange.await
+                }
+            }
+        };
+        let answer = tokio::time::timeout(ANSWER, answer).await;
+        answer
+            .with_context(|| format!("{address} did not answer within {} s", ANSWER.as_secs()))?
+            .with_context(|| format!("what listens at {address} does not answer like a gateway"))
+    }
+
+    /// Says why there is no answer.
+    fn refused(&self, reply: &Reply) -> anyhow::Result<u8> {
+        let (address, status) = (self.address, reply.status.as_u16());
+        match (reply.status, &self.token) {
+            (StatusCode::UNAUTHORIZED, Secret::File(path)) => {
+                let path = path.display();
+                bail!(
+                    "the gateway at {address} does not take the token in {path}: is it another gateway's?"
+                )
+            }
+            (StatusCode::UNAUTHORIZED, Secret::Configured(_)) => {
+                bail!(
+                    "the gateway at {address} does not take the file's `admin.token`: did it change?"
+                )
+            }
+            _ => {
+                let said = reply.body.as_str().unwrap_or_default().chars();
+                let said: String = said.filter(|char| !char.is_control()).take(200).collect();
+                bail!("what listens at {address} answers {status}: {said}")
+            }
+        }
+    }
+}
+
+impl Secret {
+    fn read(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Configured(word) => Ok(word.clone()),
+            Self::File(path) => match Token::read(path) {
+                Ok(token) => Ok(token.expose().to_owned()),
+                Err(error) => Err(error).with_context(|| unreadable(path)),
+            },
+        }
+    }
+}
+
+fn unreadable(path: &Path) -> String {
+    let path = path.display();
+    format!("cannot read the admin token {path} (the gateway's user and root can)")
+}
+
+/// An address to connect to, for one that means every address of this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            (std::net::Ipv6Addr::LOCALHOST, v6.port()).into()
+        }
+        address => address,
+    }
+}

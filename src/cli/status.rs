@@ -1,0 +1,253 @@
+//! `GET /status` for people: lines of at most 80 columns.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+const WIDTH: usize = 80;
+
+/// Rows of one section; the others are counted.
+const LISTED: usize = 40;
+
+/// The text for what the gateway answered.
+pub(super) fn text(status: &Value) -> String {
+    let mut out = format!(
+        "Wardgate {}, {} for {}, generation {}\n",
+        plain(&status["version"]),
+        plain(&status["state"]),
+        span(status["uptime_seconds"].as_u64().unwrap_or_default()),
+        status["generation"],
+    );
+    let _ = writeln!(
+        out,
+        "  {} connections, {} requests in flight",
+        status["connections"], status["requests_in_flight"]
+    );
+    out += &last_reload(&status["last_reload"]);
+    let listeners = rows(status, "listeners", |listener| {
+        vec![plain(&listener["name"]), plain(&listener["protocol"]), list(&listener["addresses"])]
+    });
+    out += &section("Listeners", listeners);
+    let sites = rows(status, "sites", |site| {
+        let certificate = match &site["certificate"] {
+            Value::Null => "no certificate".to_owned(),
+            name => format!("certificate {}", plain(name)),
+        };
+        vec![list(&site["hosts"]), certificate]
+    });
+    out += &section("Sites", sites);
+    for pool in status["pools"].as_array().into_iter().flatten() {
+        out += &section(&pool_title(pool), rows(pool, "servers", server));
+    }
+    let certificates = rows(status, "certificates", |certificate| {
+        let hosts = list(&certificate["hosts"]);
+        vec![days(certificate), plain(&certificate["name"]), hosts]
+    });
+    out += &section("Certificates", certificates);
+    out
+}
+
+fn last_reload(last: &Value) -> String {
+    let Some(outcome) = last["outcome"].as_str() else { return String::new() };
+    let mut out =
+        format!("  last reload {outcome}, {} ({})\n", moment(&last["at"]), plain(&last["reason"]));
+    let said = last["faults"].as_str().or_else(|| last["warnings"].as_str()).unwrap_or_default();
+    for line in said.lines() {
+        let line: String = line.chars().filter(|char| !char.is_control()).collect();
+        let _ = writeln!(out, "    {line}");
+    }
+    out
+}
+
+fn pool_title(pool: &Value) -> String {
+    let (name, servers) = (plain(&pool["name"]), pool["servers"].as_array());
+    let servers = servers.map(Vec::as_slice).unwrap_or_default();
+    if pool["checked"] != true {
+        return format!("Pool {name}, not checked");
+    }
+    let healthy = servers.iter().filter(|server| server["health"] == "healthy").count();
+    format!("Pool {name}, {healthy} of {} healthy", servers.len())
+}
+
+fn server(server: &Value) -> Vec<String> {
+    let (url, address) = (plain(&server["url"]), plain(&server["address"]));
+    let place = match server["address"].as_str() {
+        None => format!("{url} (no address)"),
+        Some(_) if url.contains(&address) => url,
+        Some(_) => format!("{url} ({address})"),
+    };
+    let is_well = server["health"] == "healthy";
+    let mut about = Vec::new();
+    if let (Some(_), false) = (server["why"].as_str(), is_well) {
+        about.push(plain(&server["why"]));
+    }
+    if let (Some(_), false) = (server["since"].as_str(), is_well) {
+        about.push(format!("since {}", moment(&server["since"])));
+    }
+    about.push(format!("{} in flight", server["in_flight"]));
+    if server["backup"] == true {
+        about.push("backup".to_owned());
+    }
+    vec![place, plain(&server["health"]), about.join(", ")]
+}
+
+fn days(certificate: &Value) -> String {
+    match certificate["days_left"].as_i64() {
+        Some(1) => "1 day left".to_owned(),
+        Some(days @ 0..) => format!("{days} days left"),
+        Some(_) => "expired".to_owned(),
+        None => "no end".to_owned(),
+    }
+}
+
+fn rows(
+    value: &Value,
+    key: &str,
+    row: impl Fn(&Value) -> Vec<String>,
+) -> (usize, Vec<Vec<String>>) {
+    let all = value[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    (all.len(), all.iter().take(LISTED).map(row).collect())
+}
+
+/// A title and aligned rows below it. What the last cell has no room for goes on below it.
+fn section(title: &str, (count, rows): (usize, Vec<Vec<String>>)) -> String {
+    if count == 0 {
+        return String::new();
+    }
+    let columns = rows.first().map_or(0, |row| row.len() - 1);
+    let longest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    // One long name must not push the others' last cells off the screen.
+    let widths: Vec<usize> =
+        (0..columns).map(|column| longest(column).unwrap_or(0).min(44)).collect();
+    let mut out = format!("\n{title}\n");
+    for row in &rows {
+        let mut line = String::from(" ");
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, " {cell:<width$} ");
+        }
+        let indent = 2 + widths.iter().map(|width| width + 2).sum::<usize>();
+        wrap(&mut out, line, &row[columns], indent);
+    }
+    if count > rows.len() {
+        let _ = writeln!(out, "  and {} more: --json lists all", count - rows.len());
+    }
+    out
+}
+
+/// Puts the words of `text` after `line`, and below at `indent` what finds no room.
+fn wrap(out: &mut String, mut line: String, text: &str, indent: usize) {
+    for word in text.split(' ') {
+        let is_begun = !line.trim().is_empty();
+        if is_begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            let _ = writeln!(out, "{}", line.trim_end());
+            line = " ".repeat(indent.min(WIDTH / 2) - 1);
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let _ = writeln!(out, "{}", line.trim_end());
+}
+
+/// A text without what would move the cursor: some of it comes from servers.
+fn plain(value: &Value) -> String {
+    let text = value.as_str().unwrap_or_default().chars();
+    text.map(|char| if char.is_control() { '?' } else { char }).collect()
+}
+
+fn list(value: &Value) -> String {
+    let items = value.as_array().into_iter().flatten().map(plain);
+    items.collect::<Vec<_>>().join(", ")
+}
+
+/// `2026-07-01 12:00:00 UTC` for RFC 3339.
+fn moment(value: &Value) -> String {
+    plain(value).replace('T', " ").replace('Z', " UTC")
+}
+
+/// The two largest units of a span.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_person_sees_what_is_wrong_within_eighty_columns() {
+        let status = json!({
+            "version": "1.2.3", "state": "running", "uptime_seconds": 11_525, "generation": 4,
+            "connections": 12, "requests_in_flight": 3,
+            "last_reload": {
+                "outcome": "rejected", "generation": 4, "at": "2026-07-01T12:00:00Z",
+                "reason": "file", "faults": "gateway.yaml:3:5: \"upstraem\" is no key\n",
+            },
+            "listeners": [
+                { "name": "web", "protocol": "http", "addresses": ["0.0.0.0:80", "[::]:80"] },
+                { "name": "secure", "protocol": "https", "addresses": ["0.0.0.0:443"] },
+            ],
+            "sites": [
+                { "name": "shop.example.com", "hosts": ["shop.example.com", "www.shop.example.com"], "certificate": "shop" },
+                { "name": "plain.test", "hosts": ["plain.test"], "certificate": null },
+            ],
+            "pools": [
+                { "name": "web", "checked": true, "in_flight": 3, "servers": [
+                    { "url": "http://10.0.0.6:8080", "address": "10.0.0.6:8080", "health": "healthy", "why": "old", "since": "2026-07-01T11:00:00Z", "in_flight": 3, "weight": 1, "backup": false },
+                    { "url": "http://web.internal:80", "address": "10.0.0.7:80", "health": "unhealthy", "why": "answered 500\u{1b}[2J where 200-299 was wanted", "since": "2026-07-01T11:58:00Z", "in_flight": 0, "weight": 1, "backup": true },
+                ]},
+                { "name": "http://localhost:1", "checked": false, "in_flight": 0, "servers": [
+                    { "url": "http://localhost:1", "address": null, "health": "unknown", "why": null, "since": null, "in_flight": 0, "weight": 1, "backup": false },
+                ]},
+            ],
+            "certificates": [
+                { "name": "shop", "hosts": ["shop.example.com", "www.shop.example.com"], "days_left": 1 },
+                { "name": "old", "hosts": ["old.example.com"], "days_left": -3 },
+            ],
+        });
+        let wanted = "\
+Wardgate 1.2.3, running for 3 h 12 min, generation 4
+  12 connections, 3 requests in flight
+  last reload rejected, 2026-07-01 12:00:00 UTC (file)
+    gateway.yaml:3:5: \"upstraem\" is no key
+
+Listeners
+  web     http   0.0.0.0:80, [::]:80
+  secure  https  0.0.0.0:443
+
+Sites
+  shop.example.com, www.shop.example.com  certificate shop
+  plain.test                              no certificate
+
+Pool web, 1 of 2 healthy
+  http://10.0.0.6:8080                  healthy    3 in flight
+  http://web.internal:80 (10.0.0.7:80)  unhealthy  answered 500?[2J where
+                                        200-299 was wanted, since 2026-07-01
+                                        11:58:00 UTC, 0 in flight, backup
+
+Pool http://localhost:1, not checked
+  http://localhost:1 (no address)  unknown  0 in flight
+
+Certificates
+  1 day left  shop  shop.example.com, www.shop.example.com
+  expired     old   old.example.com
+";
+        let seen = text(&status);
+        assert_eq!(seen, wanted, "{seen}");
+        assert!(seen.lines().all(|line| line.chars().count() <= WIDTH), "{seen}");
+    }
+
+    #[test]
+    fn many_sites_are_counted() {
+        let site = json!({ "name": "a", "hosts": ["a"], "certificate": null });
+        let seen = text(&json!({ "sites": vec![site; 50] }));
+        assert!(seen.contains("and 10 more: --json lists all"), "{seen}");
+    }
+}
