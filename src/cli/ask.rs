@@ -65,7 +65,12 @@ struct Reply {
 /// `wardgate reload`.
 pub(super) fn reload(place: &Where) -> anyhow::Result<u8> {
     let contact = Contact::find(place)?;
-    let token = contact.token.read()?;
+    let token = contact.token.read().or_else(|error| {
+        // Without a gateway there need not be a token, and that is the better reason.
+        std::net::TcpStream::connect_timeout(&contact.address, CONNECT)
+            .with_context(|| unanswered(contact.address))?;
+        Err(error)
+    })?;
     let reply = contact.ask(Method::POST, "/reload", Some(&token))?;
     let text = |key: &str| reply.body[key].as_str().unwrap_or_default();
     let generation = &reply.body["generation"];
@@ -156,7 +161,7 @@ impl Contact {
         let connect = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
         let stream = connect
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .with_context(|| format!("no gateway answers at {address}: is it running?"))?;
+            .with_context(|| unanswered(address))?;
         let answer = async {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -215,6 +220,10 @@ impl Secret {
             },
         }
     }
+}
+
+fn unanswered(address: SocketAddr) -> String {
+    format!("no gateway answers at {address} (is it running?)")
 }
 
 fn unreadable(path: &Path) -> String {

@@ -28,13 +28,7 @@ pub(super) fn text(status: &Value) -> String {
         vec![plain(&listener["name"]), plain(&listener["protocol"]), list(&listener["addresses"])]
     });
     out += &section("Listeners", listeners);
-    let sites = rows(status, "sites", |site| {
-        let certificate = match &site["certificate"] {
-            Value::Null => "no certificate".to_owned(),
-            name => format!("certificate {}", plain(name)),
-        };
-        vec![list(&site["hosts"]), certificate]
-    });
+    let sites = rows(status, "sites", site);
     out += &section("Sites", sites);
     for pool in status["pools"].as_array().into_iter().flatten() {
         out += &section(&pool_title(pool), rows(pool, "servers", server));
@@ -57,6 +51,19 @@ fn last_reload(last: &Value) -> String {
         let _ = writeln!(out, "    {line}");
     }
     out
+}
+
+fn site(site: &Value) -> Vec<String> {
+    let name = plain(&site["name"]);
+    let certificate = match site["certificate"].as_str() {
+        None => "no certificate".to_owned(),
+        Some(found) if found.starts_with("internal:") => "local CA".to_owned(),
+        Some(_) => format!("certificate {}", plain(&site["certificate"])),
+    };
+    let hosts = site["hosts"].as_array().into_iter().flatten().map(plain);
+    let aliases: Vec<String> = hosts.filter(|host| *host != name).collect();
+    let also = if aliases.is_empty() { "" } else { "also " };
+    vec![name, certificate, format!("{also}{}", aliases.join(", "))]
 }
 
 fn pool_title(pool: &Value) -> String {
@@ -223,8 +230,8 @@ Listeners
   secure  https  0.0.0.0:443
 
 Sites
-  shop.example.com, www.shop.example.com  certificate shop
-  plain.test                              no certificate
+  shop.example.com  certificate shop  also www.shop.example.com
+  plain.test        no certificate
 
 Pool web, 1 of 2 healthy
   http://10.0.0.6:8080                  healthy    3 in flight
