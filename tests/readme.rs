@@ -14,7 +14,7 @@ use crate::support::{Gateway, Peer, in_repository, run};
 const WARDGATE: &str = env!("CARGO_BIN_EXE_wardgate");
 
 /// Every page that a user reads.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -22,6 +22,7 @@ const PAGES: [&str; 8] = [
     "docs/configuration.md",
     "docs/errors.md",
     "docs/filters.md",
+    "docs/metrics.md",
     "docs/operations.md",
 ];
 

@@ -34,7 +34,7 @@ enum Rejection {
 
 /// A configuration that is not put in force.
 struct Refused {
-    rejection: Rejection,
+    rejection: Box<Rejection>,
     /// What it is made of, if that much could be read: it may be whole with the next change of it.
     files: Vec<PathBuf>,
 }
@@ -123,13 +123,13 @@ fn renewed(file: &Path, basis: &Basis, reason: &str) -> Result<Option<Renewed>, 
     let inputs = Inputs::of(Some(file), &loaded, &before);
     let files = inputs.paths();
     let prepared = prepare(&loaded, inputs, basis)
-        .map_err(|error| Refused { rejection: error.into(), files })?;
+        .map_err(|error| Refused { rejection: Box::new(error.into()), files })?;
     Ok(Some(Renewed { prepared, warnings: loaded.warnings }))
 }
 
 impl From<Rejection> for Refused {
     fn from(rejection: Rejection) -> Self {
-        Self { rejection, files: Vec::new() }
+        Self { rejection: Box::new(rejection), files: Vec::new() }
     }
 }
 
