@@ -51,13 +51,14 @@ impl Running {
         let started = Instant::now();
         let outcome = self.renew(request.reason).await;
         let seconds = started.elapsed().as_secs_f64();
-        self.shared.metrics.reloaded(outcome.as_str(), SystemTime::now());
         let reason = request.reason;
         let last = self.last.get();
         let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &outcome);
         log_outcome(reason, &outcome, seconds, is_news);
         if is_news {
-            self.last.note(Attempted { at: SystemTime::now(), reason, outcome: outcome.clone() });
+            let at = SystemTime::now();
+            self.shared.metrics.reloaded(outcome.as_str(), at);
+            self.last.note(Attempted { at, reason, outcome: outcome.clone() });
         }
         // Nobody need listen.
         let _ = request.answer.send(outcome);
