@@ -69,6 +69,7 @@ fn last_reload(last: &Attempted) -> Value {
 fn site(site: &Site, generation: &Generation) -> Value {
     let certificate = match site.certificate {
         SiteCertificate::None => None,
+        SiteCertificate::Acme { .. } => Some(format!("acme:{}", site.name)),
         SiteCertificate::Internal => Some(format!("internal:{}", site.name)),
         SiteCertificate::Named(index) => {
             generation.config.certificates.get(index).map(|found| found.name.clone())

@@ -34,6 +34,12 @@ pub(super) static ROOT: Section = Section {
             "Certificates that somebody else manages, by name.",
         ),
         Key::new(
+            "acme",
+            Shape::Section(&ACME),
+            Nothing,
+            "Where certificates for public names come from.",
+        ),
+        Key::new(
             "storage",
             One(S::Path),
             Nothing,
@@ -61,7 +67,6 @@ pub(super) static ROOT: Section = Section {
             Nothing,
             "Chains of filters, by name, for sites and routes to use.",
         ),
-        Key::later("acme"),
         Key::later("telemetry"),
     ],
 };
@@ -143,7 +148,7 @@ pub(super) static SITE: Section = Section {
             "certificate",
             One(S::Text),
             Text("auto"),
-            "`auto`, `internal` (the local CA) or the name of an entry of `certificates`. `auto` is the local CA for local names; public names are not supported yet.",
+            "`auto`, `internal` (the local CA), `acme` (the authority of `acme:`) or the name of an entry of `certificates`. `auto` is `internal` for local names and `acme` for public ones.",
         ),
         Key::new(
             "https",
@@ -332,6 +337,7 @@ pub(super) static ROUTE_TIMEOUTS: Section = Section {
     )],
 };
 
+use super::grammar_acme::ACME;
 use super::grammar_filter::FILTER;
 pub(super) use super::grammar_process::{ADMIN, LIMITS, LOG, RUNTIME, SHUTDOWN};
 pub(super) use super::grammar_upstream::{CERTIFICATE, UPSTREAM};

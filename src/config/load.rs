@@ -6,6 +6,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::acme::Acme;
 use super::diagnostic::{Diagnostics, Span};
 use super::grammar::ROOT;
 use super::listener::{self, Listener};
@@ -175,6 +176,9 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
     let upstreams = keys.read("upstreams", upstream::read_all);
     let certificates = keys.read("certificates", certificate::read_all);
     keys.reading.know_certificates(certificates.as_deref().unwrap_or_default());
+    let acme = keys.section("acme", Acme::read);
+    keys.reading.has_acme = keys.span_of("acme").is_some();
+    keys.reading.has_dns = acme.as_ref().is_none_or(Acme::has_dns);
     let filters = keys.read("filters", filter::read_chains);
     let sites = keys.read("sites", site::read_all);
     let storage = keys.read("storage", read_storage);
@@ -196,6 +200,7 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
         sites: sites.unwrap_or_default(),
         upstreams,
         certificates: certificates.unwrap_or_default(),
+        acme,
         filters: filters.unwrap_or_default(),
         storage: storage.unwrap_or_else(|| default_storage(&reading.base)),
         trusted_proxies: CidrSet::from_iter(trusted_proxies),

@@ -3,6 +3,7 @@
 //! Answers "what did the operator ask for, and is it sound?". Called by `cli` and `app`. Never opens
 //! a socket, and never loads a certificate: it only says which files to load.
 
+pub mod acme;
 pub mod certificate;
 pub mod effective;
 pub mod filter;
@@ -17,6 +18,7 @@ pub mod upstream;
 mod compress;
 mod diagnostic;
 mod grammar;
+mod grammar_acme;
 mod grammar_filter;
 mod grammar_process;
 mod grammar_upstream;
@@ -58,6 +60,8 @@ pub struct Config {
     pub upstreams: Vec<upstream::Upstream>,
     /// Operator-managed certificates.
     pub certificates: Vec<certificate::Certificate>,
+    /// Where certificates for public names come from; `None` without the section.
+    pub acme: Option<acme::Acme>,
     /// Named chains of filters.
     pub filters: Vec<filter::Chain>,
     /// Directory for what the gateway keeps. Absolute, or relative to the working directory.

@@ -31,6 +31,10 @@ pub(super) struct Reading {
     pub(super) filters: Names,
     /// The names that each certificate is served for, where the file says so.
     pub(super) certified: Vec<Vec<HostPattern>>,
+    /// Whether there is an `acme:` section.
+    pub(super) has_acme: bool,
+    /// Whether it proves names by the DNS; true where it could not be read.
+    pub(super) has_dns: bool,
     /// Pools of URLs that stand where a pool's name may; they follow the named ones.
     pub(super) url_pools: Vec<Upstream>,
     /// Where each of those is, by its name.
@@ -50,6 +54,8 @@ impl Reading {
             certificates: Names::new("certificate", "certificates"),
             filters: Names::new("chain of filters", "filters"),
             certified: Vec::new(),
+            has_acme: false,
+            has_dns: false,
             url_pools: Vec::new(),
             url_index: HashMap::new(),
             protocols: Vec::new(),

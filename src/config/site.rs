@@ -42,8 +42,14 @@ pub struct Site {
 pub enum SiteCertificate {
     /// The site has no https listener, so it needs none.
     None,
-    /// `internal`, or `auto` on a name that no public CA certifies: the local CA.
+    /// `internal`, or `auto` where no name is one that a public CA certifies: the local CA.
     Internal,
+    /// `acme`, or `auto` where a name is public: the authority of `acme:`. With `auto`, names that no
+    /// public CA certifies are left to the local CA.
+    Acme {
+        /// Whether it is for local names as well, since the authority is the operator's own.
+        all: bool,
+    },
     /// The index of the named entry in [`Config::certificates`](super::Config::certificates).
     Named(usize),
 }
@@ -245,19 +251,21 @@ impl SiteCertificate {
         let scalar = value::scalar(node, reading)?;
         let found = match &*scalar.text {
             "auto" => {
-                if kinds.has_https {
-                    check_auto(patterns, reading);
+                if patterns.iter().all(|(pattern, _)| is_local(pattern)) {
+                    Self::Internal
+                } else {
+                    if kinds.has_https {
+                        check_acme(patterns, is_local, reading);
+                    }
+                    Self::Acme { all: false }
                 }
-                Self::Internal
             }
             "internal" => Self::Internal,
             "acme" => {
-                reading.wrong(
-                    scalar,
-                    "\"certificate: acme\" is not supported yet",
-                    "write `certificate: internal`, or name an entry of `certificates:`",
-                );
-                return None;
+                if kinds.has_https {
+                    check_acme(patterns, |_| false, reading);
+                }
+                Self::Acme { all: true }
             }
             _ => {
                 let index = reading.certificates.resolve(scalar, &mut reading.faults)?;
@@ -286,27 +294,38 @@ fn check_names(index: usize, patterns: &[(HostPattern, Span)], reading: &mut Rea
     }
 }
 
-/// Reports the first name for which `auto` would need a public CA.
-fn check_auto(patterns: &[(HostPattern, Span)], reading: &mut Reading) {
-    let Some((pattern, span)) = patterns.iter().find(|(pattern, _)| !is_local(pattern)) else {
-        return;
-    };
-    if *pattern == HostPattern::Any {
-        let message = "\"*\" has no certificate of its own";
-        let hint = "add `certificate: internal`, or the name of an entry of `certificates:`";
-        reading.error_hint(*span, message, hint);
-        return;
-    }
-    let message = format!(
-        "a certificate for {} from a public CA is not supported yet",
-        quoted(&pattern.to_string())
-    );
+/// Reports the first name that an authority would have to certify and cannot, or could not be asked
+/// for. `is_exempt` are names that it is not asked for.
+fn check_acme(
+    patterns: &[(HostPattern, Span)],
+    is_exempt: impl Fn(&HostPattern) -> bool,
+    reading: &mut Reading,
+) {
     let hint = "add `certificate: internal`, or the name of an entry of `certificates:`";
-    reading.error_hint(*span, message, hint);
+    for (pattern, span) in patterns.iter().filter(|(pattern, _)| !is_exempt(pattern)) {
+        let text = quoted(&pattern.to_string());
+        match pattern {
+            HostPattern::Any => {
+                return reading.error_hint(*span, "\"*\" has no certificate of its own", hint);
+            }
+            _ if !reading.has_acme => {
+                let message = format!("nothing says where the certificate for {text} comes from");
+                let hint = "add `acme: { email: you@example.com }`, or `certificate: internal`";
+                return reading.error_hint(*span, message, hint);
+            }
+            HostPattern::Wildcard(_) if !reading.has_dns => {
+                let message = format!("an authority certifies {text} by \"dns-01\" alone");
+                let hint = "add `dns: { run: … }` to `acme:`, or name a certificate";
+                return reading.error_hint(*span, message, hint);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Whether no public CA certifies the name, so that `auto` means the local CA.
-fn is_local(pattern: &HostPattern) -> bool {
+#[must_use]
+pub fn is_local(pattern: &HostPattern) -> bool {
     let name = match pattern {
         HostPattern::Any => return false,
         HostPattern::Exact(Host::Address(address)) => return is_private(*address),

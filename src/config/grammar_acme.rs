@@ -1,0 +1,107 @@
+//! The tables of `acme`; see [`grammar`](super::grammar).
+
+use super::section::Absent::{Nothing, Required, Text};
+use super::section::Scalar as S;
+use super::section::Shape::{self, Choice, List, One};
+use super::section::{Key, Section};
+
+/// `acme`.
+pub(super) static ACME: Section = Section {
+    title: "Certificates from an ACME authority",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "email",
+            One(S::Text),
+            Nothing,
+            "Where the authority writes to, about certificates that end.",
+        ),
+        Key::new(
+            "directory",
+            One(S::Text),
+            Text("letsencrypt"),
+            "The authority: `letsencrypt`, `letsencrypt-staging` (for trying out; browsers do not trust it), or the https URL of its directory.",
+        ),
+        Key::new(
+            "directory_ca",
+            One(S::Path),
+            Nothing,
+            "PEM file of a CA to trust for the directory, beside the system's.",
+        ),
+        Key::new(
+            "challenges",
+            List(&Choice(&["tls-alpn-01", "http-01", "dns-01"], &["dns-persist-01"])),
+            Nothing,
+            "How names are proven, in order of preference. Default: [tls-alpn-01, http-01], and dns-01 with `dns`.",
+        ),
+        Key::new("dns", Shape::Section(&DNS), Nothing, "Who puts records into the DNS for dns-01."),
+        Key::new(
+            "renew_before",
+            One(S::Duration),
+            Text("30d"),
+            "How long before its end a certificate is renewed; a third of its lifetime where that is shorter, and when the authority says so.",
+        ),
+        Key::new(
+            "profile",
+            One(S::Text),
+            Nothing,
+            "The authority's profile to ask for, such as tlsserver or shortlived. Default: the authority's.",
+        ),
+        Key::new(
+            "require_profile",
+            One(S::Boolean),
+            Text("false"),
+            "Whether an authority without the profile is refused, rather than asked without it.",
+        ),
+        Key::new(
+            "preferred_chain",
+            One(S::Text),
+            Nothing,
+            "Of several chains, the one whose topmost issuer has this common name.",
+        ),
+        Key::new(
+            "key_type",
+            Choice(&["p256", "p384", "rsa2048"], &[]),
+            Text("p256"),
+            "What keys are made.",
+        ),
+        Key::new(
+            "eab",
+            Shape::Section(&EAB),
+            Nothing,
+            "The account at the authority that this one belongs to (RFC 8555 §7.3.4).",
+        ),
+        Key::new(
+            "until_issued",
+            Choice(&["internal", "refuse"], &[]),
+            Text("internal"),
+            "What a name without a certificate yet is served with: one of the local CA (`internal`), or no handshake (`refuse`).",
+        ),
+        Key::later("fallback"),
+    ],
+};
+
+/// `acme.dns`.
+pub(super) static DNS: Section = Section {
+    title: "Records for dns-01",
+    one_of: &["run"],
+    keys: &[
+        Key::new(
+            "run",
+            List(&One(S::Text)),
+            Nothing,
+            "A program and its arguments; called with `present NAME VALUE` and `cleanup NAME VALUE` behind them.",
+        ),
+        Key::later("rfc2136"),
+    ],
+};
+
+/// `acme.eab`.
+pub(super) static EAB: Section = Section {
+    title: "External account",
+    one_of: &[],
+    keys: &[
+        Key::new("kid", One(S::Text), Required, "What the authority calls the account."),
+        Key::new("hmac_key", One(S::Secret), Required, "Its key, in base64url."),
+    ],
+};
