@@ -54,10 +54,11 @@ impl Running {
         self.shared.metrics.reloaded(outcome.as_str(), SystemTime::now());
         let reason = request.reason;
         let last = self.last.get();
-        let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &outcome);
-        log_outcome(reason, &outcome, seconds, is_news);
+        let told = without_excerpts(outcome.clone());
+        let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &told);
+        log_outcome(reason, &told, seconds, is_news);
         if is_news {
-            self.last.note(Attempted { at: SystemTime::now(), reason, outcome: outcome.clone() });
+            self.last.note(Attempted { at: SystemTime::now(), reason, outcome: told });
         }
         // Nobody need listen.
         let _ = request.answer.send(outcome);
@@ -147,6 +148,19 @@ impl Rejection {
         }
         text.push('\n');
         text
+    }
+}
+
+/// `outcome` for the log and for `/status`, which others read than those who may read the file.
+fn without_excerpts(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Applied { generation, warnings } => {
+            Outcome::Applied { generation, warnings: config::without_excerpts(&warnings) }
+        }
+        Outcome::Unchanged { .. } => outcome,
+        Outcome::Rejected { generation, faults } => {
+            Outcome::Rejected { generation, faults: config::without_excerpts(&faults) }
+        }
     }
 }
 
