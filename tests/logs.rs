@@ -1,5 +1,7 @@
 //! What the logs say, and what they never say.
 
+mod rotation;
+
 use serde_json::Value;
 
 use crate::support::{Gateway, Origin, field, run};

@@ -49,6 +49,8 @@ impl Running {
     /// Does what `request` asks for, and answers it. Dropped before its end it has done nothing.
     pub(super) async fn reload(&mut self, request: Reload) {
         let started = Instant::now();
+        // Whoever moves a log file away asks for a reload, whatever the configuration says by then.
+        self.shared.access.load().reopen();
         let outcome = self.renew(request.reason).await;
         let seconds = started.elapsed().as_secs_f64();
         self.shared.metrics.reloaded(outcome.as_str(), SystemTime::now());
