@@ -1,6 +1,7 @@
 //! What the logs say, and what they never say.
 
 mod rotation;
+mod secret;
 
 use serde_json::Value;
 
