@@ -150,7 +150,7 @@ impl RotatingFile {
                 let _ = fs::remove_file(&old);
                 return Err(Trouble { step: "rename", path: self.path.clone(), source });
             }
-            tracing::debug!(file = %old.display(), "rotated the access log");
+            tracing::debug!(path = %old.display(), "rotated the access log");
         }
         self.open_again()
     }
