@@ -10,6 +10,10 @@
 //! in November 2026, release build, two busy cores, 776 bytes a line: 0.36 µs a line warm, 0.8 µs at
 //! 50,000 lines a second in bursts, 0.77 µs with two threads doing nothing else. Formatting under
 //! the lock saves the copy and is no faster alone, but costs up to 1.1 µs with two threads.
+//! A unit test prints and bounds it, the reading of the clock included: 0.63 µs at best in November
+//! 2026, release profile, five thousand lines in a row into a file that rotates every MiB, and 0.9 to
+//! 3 µs in the median round while two cores were shared with a dozen compilers.
+//! `cargo test --release --lib access_line_costs -- --nocapture`
 
 mod file;
 mod output;

@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_or_removed_is_made_again() {
+    fn a_file_that_was_moved_is_made_again() {
         let case = Case::new(false, None, 14);
         let mut file = case.open();
         let moved = case.directory.path().join("a.moved");
@@ -569,10 +569,19 @@ mod tests {
         file.reopen(at(0.0));
         write(&mut file, "d\n", at(0.0));
         assert_eq!(case.texts(), ["a\nb\n", "c\nd\n"]);
+    }
+
+    /// On Windows a name is not free before the last handle is closed.
+    #[test]
+    #[cfg(unix)]
+    fn a_file_that_was_removed_is_made_again() {
+        let case = Case::new(false, None, 14);
+        let mut file = case.open();
+        write(&mut file, "a\n", at(0.0));
         fs::remove_file(&case.spec.path).unwrap();
         file.reopen(at(0.0));
-        write(&mut file, "e\n", at(0.0));
-        assert_eq!(case.texts(), ["a\nb\n", "e\n"]);
+        write(&mut file, "b\n", at(0.0));
+        assert_eq!(case.texts(), ["b\n"]);
     }
 
     #[test]
