@@ -639,7 +639,7 @@ mod tests {
         }
         let link = logs.join("link.log");
         std::os::unix::fs::symlink(&case.spec.path, &link).unwrap();
-        let mut spec = LogFile { path: link, ..case.spec.clone() };
+        let mut spec = LogFile { path: link, ..case.spec };
         let error = RotatingFile::open(&spec).unwrap_err();
         assert!(error.to_string().contains("link.log, which is no file"), "{error}");
         spec.daily = false;
