@@ -49,16 +49,19 @@ impl Running {
     /// Does what `request` asks for, and answers it. Dropped before its end it has done nothing.
     pub(super) async fn reload(&mut self, request: Reload) {
         let started = Instant::now();
+        // Whoever moves a log file away asks for a reload, whatever the configuration says by then.
+        self.shared.access.load().reopen();
         let outcome = self.renew(request.reason).await;
         let seconds = started.elapsed().as_secs_f64();
         let reason = request.reason;
         let last = self.last.get();
-        let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &outcome);
-        log_outcome(reason, &outcome, seconds, is_news);
+        let told = without_excerpts(outcome.clone());
+        let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &told);
+        log_outcome(reason, &told, seconds, is_news);
         if is_news {
             let at = SystemTime::now();
             self.shared.metrics.reloaded(outcome.as_str(), at);
-            self.last.note(Attempted { at, reason, outcome: outcome.clone() });
+            self.last.note(Attempted { at, reason, outcome: told });
         }
         // Nobody need listen.
         let _ = request.answer.send(outcome);
@@ -148,6 +151,19 @@ impl Rejection {
         }
         text.push('\n');
         text
+    }
+}
+
+/// `outcome` for the log and for `/status`, which others read than those who may read the file.
+fn without_excerpts(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Applied { generation, warnings } => {
+            Outcome::Applied { generation, warnings: config::without_excerpts(&warnings) }
+        }
+        Outcome::Unchanged { .. } => outcome,
+        Outcome::Rejected { generation, faults } => {
+            Outcome::Rejected { generation, faults: config::without_excerpts(&faults) }
+        }
     }
 }
 
