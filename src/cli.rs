@@ -6,6 +6,7 @@
 
 mod ask;
 mod status;
+mod windows_service;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -97,6 +98,11 @@ enum Command {
         #[arg(long, default_value = "demo")]
         name: String,
     },
+    /// Install, control or be the Windows service
+    Service {
+        #[command(subcommand)]
+        command: windows_service::Command,
+    },
     /// Print the version
     Version,
 }
@@ -146,6 +152,7 @@ fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
             Err(code) => Ok(code),
         },
         Command::DemoBackend { bind, name } => demo_backend(bind, &name),
+        Command::Service { command } => windows_service::perform(command),
         Command::Version => print(&format!("wardgate {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }
@@ -193,7 +200,7 @@ fn run(
     mut manager: service::Manager,
 ) -> anyhow::Result<u8> {
     let is_for_people = log::is_text(&loaded.config.log);
-    let control = log::install(&loaded.config.log)?;
+    let control = log::install(&loaded.config.log, manager.error_log())?;
     report_panics();
     let greet = |greeting: &app::Greeting<'_>| {
         if is_for_people && std::io::stderr().is_terminal() {

@@ -7,6 +7,8 @@ mod request;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod watchdog;
+#[cfg(windows)]
+pub mod windows;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -27,6 +29,8 @@ enum Kind {
     None,
     #[cfg(target_os = "linux")]
     Systemd(systemd::Systemd),
+    #[cfg(windows)]
+    Windows(windows::Reporter),
 }
 
 impl Manager {
@@ -79,6 +83,8 @@ impl Manager {
             Kind::None => {}
             #[cfg(target_os = "linux")]
             Kind::Systemd(systemd) => systemd.ready(status),
+            #[cfg(windows)]
+            Kind::Windows(reporter) => reporter.ready(),
         }
         let _ = status;
     }
@@ -97,6 +103,8 @@ impl Manager {
             Kind::None => {}
             #[cfg(target_os = "linux")]
             Kind::Systemd(systemd) => systemd.stopping(limit),
+            #[cfg(windows)]
+            Kind::Windows(reporter) => reporter.stopping(limit),
         }
         let _ = limit;
     }
@@ -108,6 +116,16 @@ impl Manager {
             systemd.status(text);
         }
         let _ = text;
+    }
+
+    /// Where the log's errors have to go besides the log; `None` where the log is enough.
+    #[must_use]
+    pub fn error_log(&self) -> Option<fn(&str)> {
+        match &self.kind {
+            #[cfg(windows)]
+            Kind::Windows(_) => Some(windows::report_error),
+            _ => None,
+        }
     }
 
     /// The watchdog, where there is one.
