@@ -2,7 +2,7 @@
 //!
 //! Answers `/live` (the process answers), `/ready` (it serves), `/metrics`, `/config`, `/status` and
 //! `POST /reload`. Called by `app`, which lends it what it tells about ([`Desk`]). Reads, and changes
-//! nothing itself: a reload is passed on through [`Control`]. [`guard`] keeps browsers out.
+//! nothing itself: a reload is passed on through [`Control`]. `guard` keeps browsers out.
 
 pub mod control;
 mod guard;

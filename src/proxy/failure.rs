@@ -237,7 +237,7 @@ impl Failure {
         &TABLE[self.place()]
     }
 
-    /// Where the failure stands in [`TABLE`] and in [`Failure::ALL`].
+    /// Where the failure stands in [`Failure::ALL`].
     #[must_use]
     pub const fn place(&self) -> usize {
         match self {

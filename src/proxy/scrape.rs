@@ -1,8 +1,12 @@
 //! The metrics as text, with what the running configuration tells at that moment.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use super::gateway::Shared;
 use crate::filter::Instance;
 use crate::telemetry::metrics::{EndpointReading, FilterReading, Readings};
+use crate::tls::Entry;
 use crate::upstream::{Pool, Standing};
 
 impl Shared {
@@ -16,10 +20,20 @@ impl Shared {
             panics: self.panics(),
             lines_dropped: self.lines_dropped(),
             endpoints: generation.pools.iter().flat_map(|pool| endpoints(pool)).collect(),
-            certificates: self.certificates.expiries(),
+            certificates: expiries(&self.certificates.entries()),
             filters: generation.chains.instances().flat_map(verdicts).collect(),
         })
     }
+}
+
+/// The end of validity of each certificate, by its id.
+fn expiries(entries: &[Arc<Entry>]) -> Vec<(String, SystemTime)> {
+    let expiry = |entry: &Arc<Entry>| (entry.id().to_string(), entry.certificate().leaf.not_after);
+    let mut all: Vec<_> = entries.iter().map(expiry).collect();
+    // Of two with one id, which only a site on two listeners has, the first to end counts.
+    all.sort_unstable();
+    all.dedup_by(|later, first| later.0 == first.0);
+    all
 }
 
 fn endpoints(pool: &Pool) -> Vec<EndpointReading> {

@@ -9,7 +9,6 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
@@ -76,25 +75,6 @@ impl CertStore {
             (None, None) => None,
         };
         entry.cloned().or_else(|| table.rest.resolve(name, local))
-    }
-
-    /// The end of validity of every certificate in service, those made on demand aside, by
-    /// [`Entry::id`] and in its order.
-    #[must_use]
-    pub fn expiries(&self) -> Vec<(String, SystemTime)> {
-        let table = self.table.load();
-        let rest = match &table.rest {
-            Rest::Entry(entry) => Some(entry),
-            Rest::Nobody | Rest::OnDemand(_) => None,
-        };
-        let named = table.names.values().chain(table.wildcards.values());
-        let entries = named.chain(table.addresses.values()).chain(rest);
-        let expiry = |it: &Arc<Entry>| (it.id.to_string(), it.certificate.leaf.not_after);
-        // Of two with one id, which only a site on two listeners has, the first to end counts.
-        let mut all: Vec<_> = entries.map(expiry).collect();
-        all.sort_unstable();
-        all.dedup_by(|later, first| later.0 == first.0);
-        all
     }
 
     /// Whether a handshake for `host` would end at `entry`. A request on `entry`'s connection for
@@ -319,7 +299,7 @@ mod tests {
     #[test]
     fn on_demand_answers_for_the_rest_only() {
         let dir = tempfile::tempdir().unwrap();
-        let ca = LocalCa::open_or_create(dir.path(), SystemTime::now()).unwrap();
+        let ca = LocalCa::open_or_create(dir.path(), std::time::SystemTime::now()).unwrap();
         let maker = Arc::new(OnDemand::new("rest", Arc::new(ca)).unwrap());
         let fixed = entry(&Ca::new("test"), &["a.test"]);
         let store = CertStore::new(Table::new([Arc::clone(&fixed)]).or_on_demand(maker));

@@ -11,7 +11,7 @@ use std::fmt::{Display, Write as _};
 use super::family::Family;
 use super::histogram::{BOUNDS, Histogram};
 
-/// The media type of what [`Text`] makes.
+/// The media type of what a scrape is answered with.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Metrics as text. The samples of one family must come one after the other.
