@@ -20,7 +20,8 @@
 //! | canonical path | the one spelling that routes compare and backends get | [`net::path::Canonical`] |
 //! | head gate | the strict reader before the engine | [`listen::HeadGate`] |
 //! | engine | what relays the bytes: pingora, behind hooks that only delegate | [`proxy::engine::Engine`] |
-//! | drain | finishing what is in flight when the process ends | [`app`] |
+//! | drain | finishing what is in flight when the process, or a listener, ends | [`app`] |
+//! | reload | reading the configuration again, and putting it in force whole or not at all | [`admin::control`] |
 //!
 //! *Downstream* is the client's side, *upstream* the origin's.
 //!
@@ -71,6 +72,17 @@
 //!    that can be split in two ways.
 //! 6. However it ends, the [`Exchange`] is dropped, and that writes its [`AccessRecord`].
 //!
+//! # One reload
+//!
+//! 1. Somebody asks the [`Control`]: a signal, a changed file, the [admin API](admin), a service manager.
+//!    One task of [`app`] answers, one request after the other.
+//! 2. It reads and checks the file and builds all that it needs beside what is in force: sockets,
+//!    certificates, [`Pool`]s with the endpoints of those before, [`Chains`] with their buckets. Whatever
+//!    fails here is the [`Outcome`], and nothing has changed.
+//! 3. What was built is swapped in, which cannot fail: the [`CertStore`]'s table, each socket's
+//!    [`Door`], the [`Generation`]. A listener that is gone drains.
+//! 4. The old generation is freed with the last request that pins it.
+//!
 //! # One certificate
 //!
 //! 1. [`app`] asks for every site's certificate before anything is accepted: [`tls::pem`] loads an
@@ -84,7 +96,10 @@
 //! [`Attempt`]: upstream::Attempt
 //! [`Census`]: listen::connection::Census
 //! [`CertStore`]: tls::CertStore
+//! [`Chains`]: filter::Chains
 //! [`Client`]: proxy::client::Client
+//! [`Control`]: admin::Control
+//! [`Door`]: listen::connection::Door
 //! [`Endpoint`]: upstream::Endpoint
 //! [`Engine::serve`]: proxy::engine::Engine::serve
 //! [`Entry`]: tls::Entry
@@ -94,6 +109,7 @@
 //! [`HeadGate`]: listen::HeadGate
 //! [`LocalCa`]: tls::LocalCa
 //! [`OnDemand`]: tls::OnDemand
+//! [`Outcome`]: admin::Outcome
 //! [`Place`]: upstream::Place
 //! [`Pool`]: upstream::Pool
 //! [`Router`]: route::Router

@@ -106,7 +106,7 @@ async fn known_traffic_is_counted_where_it_belongs() {
         "wardgate_requests_total{site=\"\",route=\"\",code=\"4xx\"} 1".to_owned(),
         "wardgate_requests_refused_total{error=\"bad_request\"} 1".to_owned(),
         "wardgate_requests_failed_total{error=\"upstream_refused\"} 1".to_owned(),
-        "wardgate_requests_in_flight 0".to_owned(),
+        format!("wardgate_requests_in_flight{{{route}}} 0"),
         format!("{} 3", attempt("answered")),
         format!("{} 1", attempt("server_error")),
         "wardgate_connections_accepted_total{listener=\"web\"} 6".to_owned(),
@@ -132,6 +132,100 @@ async fn known_traffic_is_counted_where_it_belongs() {
 }
 
 #[tokio::test]
+async fn a_request_in_flight_counts_for_its_route() {
+    let origin = origin().await;
+    let gateway = gateway(&origin).await;
+    let line = |site: &str, route: &str, count: u32| {
+        format!("wardgate_requests_in_flight{{site=\"{site}\",route=\"{route}\"}} {count}")
+    };
+    origin.hold();
+    let client = gateway.client_of("web").host("app.test");
+    let reply = tokio::spawn(async move { client.get("/app/held").await });
+    origin.received(1).await;
+    scrape_until(&gateway, &[line("app.test", "/app/*", 1), line("", "", 0)]).await;
+    origin.release();
+    assert_eq!(reply.await.unwrap().status, 200);
+    scrape_until(&gateway, &[line("app.test", "/app/*", 0), line("", "", 0)]).await;
+}
+
+#[tokio::test]
+async fn a_reload_is_told_and_a_rejected_one_leaves_the_counts() {
+    let yaml = |path: &str| {
+        format!(
+            "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
+             sites: {{ app.test: {{ routes: [ {{ match: {{ path: /a }}, respond: 200 }}, \
+             {{ match: {{ path: {path} }}, respond: 200 }} ] }} }}\n"
+        )
+    };
+    let lines = |generation: u32, success: u32, applied: u32, rejected: u32| {
+        let reloads = |outcome: &str, count: u32| {
+            format!("wardgate_config_reloads_total{{outcome=\"{outcome}\"}} {count}")
+        };
+        [
+            format!("wardgate_config_generation {generation}"),
+            format!("wardgate_config_last_reload_success {success}"),
+            reloads("applied", applied),
+            reloads("unchanged", 0),
+            reloads("rejected", rejected),
+        ]
+    };
+    let gateway = Gateway::start(yaml("/b")).await;
+    scrape_until(&gateway, &lines(1, 1, 0, 0)).await;
+    let client = gateway.client().host("app.test");
+    for path in ["/a", "/b"] {
+        assert_eq!(client.get(path).await.status, 200);
+    }
+    let counted = |route: &str| {
+        format!("wardgate_requests_total{{site=\"app.test\",route=\"{route}\",code=\"2xx\"}} 1")
+    };
+    scrape_until(&gateway, &[counted("/a"), counted("/b")]).await;
+
+    gateway.rewrite("sites: { app.test: { upstream: nobody } }\n");
+    scrape_until(&gateway, &lines(1, 0, 0, 1)).await;
+    gateway.reload(&yaml("/c"), 2).await;
+    let text = scrape_until(&gateway, &lines(2, 1, 1, 1)).await;
+    assert!(text.contains(&counted("/a")), "what stays counts on: {text}");
+    assert!(!text.contains("route=\"/b\""), "what went has no series: {text}");
+}
+
+#[tokio::test]
+async fn what_filters_decide_is_counted_by_their_place() {
+    let gateway = Gateway::start(
+        r#"
+listeners: { web: { bind: "127.0.0.1:0", protocol: http } }
+filters:
+  public:
+    - security_headers: {}
+    - access: { deny: [192.0.2.0/24], allow: [127.0.0.0/8] }
+    - rate_limit: { rate: 1/h, burst: 2 }
+sites:
+  app.test:
+    filters: [public, { body_limit: { max: 3B, mode: monitor } }]
+    routes: [ { respond: 200 } ]
+"#,
+    )
+    .await;
+    let client = gateway.client().host("app.test");
+    for status in [200, 200, 429] {
+        assert_eq!(client.send("POST", "/", "", b"12345").await.status, status);
+    }
+    let line = |chain: &str, position: u32, filter: &str, verdict: &str, count: u32| {
+        let place = format!("chain=\"{chain}\",position=\"{position}\",filter=\"{filter}\"");
+        format!("wardgate_filter_verdicts_total{{{place},verdict=\"{verdict}\"}} {count}")
+    };
+    let lines = [
+        line("chain public", 2, "access", "allowed", 3),
+        line("chain public", 3, "rate_limit", "allowed", 2),
+        line("chain public", 3, "rate_limit", "blocked", 1),
+        line("site app.test", 2, "body_limit", "would_block", 2),
+        line("site app.test", 2, "body_limit", "blocked", 0),
+    ];
+    let text = scrape_until(&gateway, &lines).await;
+    assert!(!text.contains("filter=\"security_headers\""), "it decides nothing: {text}");
+    promtool_accepts(text);
+}
+
+#[tokio::test]
 async fn promtool_finds_nothing_to_say() {
     let origin = origin().await;
     let gateway = gateway(&origin).await;
@@ -139,6 +233,11 @@ async fn promtool_finds_nothing_to_say() {
     assert_eq!(gateway.client_of("web").host("app.test").get("/app/").await.status, 200);
     let text = scrape_until(&gateway, &[line.to_owned()]).await;
 
+    promtool_accepts(text);
+}
+
+/// Has `promtool check metrics` look at `text`.
+fn promtool_accepts(text: String) {
     let mut promtool = Command::new(tool("promtool"));
     promtool.args(["check", "metrics"]).stdin(Stdio::piped());
     let mut child = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -58,6 +58,8 @@ impl Running {
         if is_asked_for {
             manager.reloading();
         }
+        // Whoever moves a log file away asks for a reload, whatever the configuration says by then.
+        self.shared.access.load().reopen();
         let begin = || {
             if !is_asked_for {
                 manager.reloading();
@@ -65,12 +67,14 @@ impl Running {
         };
         let outcome = self.renew(reason, begin).await;
         let seconds = started.elapsed().as_secs_f64();
-        self.shared.metrics.reloaded(outcome.as_str(), SystemTime::now());
         let last = self.last.get();
-        let is_news = is_asked_for || is_news(last.as_ref().map(|last| &last.outcome), &outcome);
-        log_outcome(reason, &outcome, seconds, is_news);
+        let told = without_excerpts(outcome.clone());
+        let is_news = is_asked_for || is_news(last.as_ref().map(|last| &last.outcome), &told);
+        log_outcome(reason, &told, seconds, is_news);
         if is_news {
-            self.last.note(Attempted { at: SystemTime::now(), reason, outcome: outcome.clone() });
+            let at = SystemTime::now();
+            self.shared.metrics.reloaded(outcome.as_str(), at);
+            self.last.note(Attempted { at, reason, outcome: told });
         }
         if is_news || !matches!(outcome, Outcome::Unchanged { .. }) {
             manager.ready(&supervise::summary(self));
@@ -174,6 +178,19 @@ impl Rejection {
         }
         text.push('\n');
         text
+    }
+}
+
+/// `outcome` for the log and for `/status`, which others read than those who may read the file.
+fn without_excerpts(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Applied { generation, warnings } => {
+            Outcome::Applied { generation, warnings: config::without_excerpts(&warnings) }
+        }
+        Outcome::Unchanged { .. } => outcome,
+        Outcome::Rejected { generation, faults } => {
+            Outcome::Rejected { generation, faults: config::without_excerpts(&faults) }
+        }
     }
 }
 

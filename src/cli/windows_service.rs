@@ -135,7 +135,8 @@ mod on_windows {
             }
             Err(LoadError::Faults(faults)) => {
                 eprint!("{faults}");
-                windows::report_error(&faults.to_string());
+                // Every user may read it, and a line of the file may be a secret.
+                windows::report_error(&config::without_excerpts(&faults.to_string()));
                 Ok(FAULTY)
             }
             Err(error) => Err(error.into()),

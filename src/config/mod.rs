@@ -42,7 +42,7 @@ mod value;
 
 use std::path::PathBuf;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span, without_excerpts};
 pub use load::{LoadError, Loaded, find, from_text, load};
 pub use outline::{Outline, outline};
 pub use system::system_directory;

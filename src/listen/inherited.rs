@@ -36,8 +36,11 @@ impl Inherited {
     pub fn close(self) {
         for unused in self.0 {
             let Ok(address) = unused.local_addr() else { continue };
-            let is_dual = takes_both_families(&unused);
-            tracing::warn!(server.address = %address, is_dual, "closed an inherited socket that no listener names");
+            if takes_both_families(&unused) {
+                tracing::warn!(server.address = %address, "closed an inherited socket for both families that no listener names");
+            } else {
+                tracing::warn!(server.address = %address, "closed an inherited socket that no listener names");
+            }
         }
     }
 }

@@ -50,13 +50,20 @@ pub(super) enum ProbeFailure {
 }
 
 impl ProbeFailure {
-    /// In one line, with its causes.
+    /// In one line, with those of its causes that say something new.
     pub(super) fn text(&self) -> String {
-        let mut text = self.to_string();
+        let mut last = self.to_string();
+        let mut text = last.clone();
         let mut source = self.source();
         while let Some(cause) = source {
-            text = format!("{text}: {cause}");
             source = cause.source();
+            let cause = cause.to_string();
+            let is_repeated =
+                cause.get(..last.len()).is_some_and(|start| start.eq_ignore_ascii_case(&last));
+            if !is_repeated {
+                text = format!("{text}: {cause}");
+            }
+            last = cause;
         }
         text
     }

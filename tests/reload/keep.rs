@@ -4,9 +4,10 @@ use std::fs;
 
 use bytes::Bytes;
 use http::Request;
+use serde_json::Value;
 
 use super::{ask, is_message, says, yaml};
-use crate::support::{Connection, Gateway, Origin, Peer, field, within};
+use crate::support::{Client, Connection, Gateway, Origin, Peer, field, within};
 
 #[tokio::test]
 async fn a_websocket_outlives_its_own_site() {
@@ -148,6 +149,58 @@ async fn rate_limits_go_on_counting() {
     assert_eq!(client.get("/").await.status, 200);
     gateway.reload(&yaml(&site), 3).await;
     assert_eq!(client.get("/").await.status, 429);
+}
+
+/// How the servers of the pool stand, by the admin API.
+async fn servers(gateway: &Gateway) -> Value {
+    let reply = Client::new(gateway.admin_address()).host("localhost").get("/status").await;
+    let status: Value = serde_json::from_str(&reply.text()).unwrap();
+    status["pools"][0]["servers"].clone()
+}
+
+#[tokio::test]
+async fn health_and_counts_go_on_whatever_becomes_of_their_pool() {
+    let origin = Origin::start().await;
+    let dead = "http://127.0.0.1:1";
+    let pool = |more: &str| {
+        let (live, health) =
+            (origin.url(), "{ path: /, every: 1h, initial: hold, unhealthy_after: 3 }");
+        format!(
+            "upstreams: {{ app: {{ servers: [\"{live}\", \"{dead}\"], health: {health}{more} }} }}\n"
+        )
+    };
+    let site = "  app.test: { upstream: app }\n".to_owned();
+    let gateway = Gateway::start(yaml(&site) + &pool("")).await;
+    for (message, endpoint) in [("became healthy", origin.url()), ("became unhealthy", dead.into())]
+    {
+        gateway
+            .wait_log(|line| {
+                field(line, "message") == message && field(line, "endpoint") == endpoint.as_str()
+            })
+            .await;
+    }
+    let client = gateway.client().host("app.test");
+    assert_eq!(client.get("/").await.status, 200);
+    let before = servers(&gateway).await;
+    let events = gateway.log().all().len();
+
+    gateway.reload(&(yaml(&(site.clone() + &says("b.test", "b"))) + &pool("")), 2).await;
+    assert_eq!(servers(&gateway).await, before, "the pool is the same");
+    gateway.reload(&(yaml(&site) + &pool(", timeouts: { response: 7s }")), 3).await;
+    assert_eq!(servers(&gateway).await, before, "the endpoints are the same");
+    for _ in 0..10 {
+        assert_eq!(client.get("/").await.status, 200, "the dead one is not asked");
+    }
+    let news = &gateway.log().all()[events..];
+    let is_verdict =
+        |line: &&Value| field(line, "message").as_str().unwrap_or_default().starts_with("became");
+    assert_eq!(news.iter().find(is_verdict), None, "nothing became anything");
+    // A request is counted before its line is written.
+    gateway.wait_accesses(11, |_| true).await;
+    let metrics =
+        Client::new(gateway.admin_address()).host("localhost").get("/metrics").await.text();
+    let count = "wardgate_requests_total{site=\"app.test\",route=\"/*\",code=\"2xx\"} 11\n";
+    assert!(metrics.contains(count), "{metrics}");
 }
 
 #[tokio::test]
