@@ -17,6 +17,7 @@ use crate::admin::{Token, View};
 use crate::config::process::Admin;
 use crate::config::upstream::Upstream;
 use crate::config::{Config, Loaded, effective};
+use crate::listen::Inherited;
 use crate::listen::connection::Door;
 use crate::proxy::generation::Generation;
 use crate::telemetry::Metrics;
@@ -88,7 +89,8 @@ pub(super) struct AdminPlace {
     pub(super) token: Option<Token>,
 }
 
-/// Builds what the configuration `loaded` needs. Blocks on files, and needs a runtime for its sockets.
+/// Builds what the configuration `loaded` needs, with `inherited` sockets where they fit. Blocks on
+/// files, and needs a runtime for its sockets.
 ///
 /// # Errors
 /// [`StartError`] for the first thing that cannot be had.
@@ -96,9 +98,10 @@ pub(super) fn prepare(
     loaded: &Loaded,
     inputs: Inputs,
     basis: &Basis,
+    inherited: Inherited,
 ) -> Result<Prepared, StartError> {
     let config = loaded.config.clone();
-    let sockets = listeners::place(&config.listeners, &basis.sockets)?;
+    let sockets = listeners::place(&config.listeners, &basis.sockets, inherited)?;
     let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref())?;
     let (table, sources) = certificates::load(&config, SystemTime::now())?;
     let current = basis.current.as_ref();

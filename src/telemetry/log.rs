@@ -57,15 +57,17 @@ pub enum InstallError {
 }
 
 /// Makes `log` the process's log. Lines of crates that use `log` instead of `tracing` join it.
+/// `errors` gets each error as well, in one line of text.
 ///
 /// # Errors
 /// [`InstallError`]; the second call of a process always fails.
-pub fn install(log: &Log) -> Result<LogControl, InstallError> {
+pub fn install(log: &Log, errors: Option<fn(&str)>) -> Result<LogControl, InstallError> {
     let (filter, control) = reload::Layer::new(filter(&log.level)?);
     let lines = Lines::new(io::stderr(), log.format, io::stderr().is_terminal());
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
+        .with(errors.map(Errors))
         .try_init()
         .map_err(InstallError::Twice)?;
     Ok(LogControl { filter: control })
@@ -150,6 +152,27 @@ where
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // Where the log itself cannot be written, nobody is left to tell.
         let _ = out.write_all(&line);
+    }
+}
+
+/// Tells somebody of errors.
+struct Errors(fn(&str));
+
+impl Errors {
+    fn text(event: &Event<'_>) -> String {
+        let mut out = Head::of(event).message.into_bytes();
+        let mut fields = Fields::begin(&mut out, LogFormat::Text);
+        event.record(&mut Rest(&mut fields));
+        fields.end();
+        String::from_utf8_lossy(&out).trim_end().to_owned()
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Errors {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == Level::ERROR {
+            (self.0)(&Self::text(event));
+        }
     }
 }
 
@@ -324,6 +347,17 @@ mod tests {
         assert_eq!(line.matches('\n').count(), 1, "{line:?}");
         assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
         serde_json::from_str(&line).unwrap()
+    }
+
+    #[test]
+    fn errors_and_nothing_else_are_told_elsewhere_as_well() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let errors = Errors(|text| TOLD.lock().unwrap().push(text.to_owned()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(errors), || {
+            tracing::warn!("nearly broke");
+            tracing::error!(code = 5, faults = "a\nb", "broke");
+        });
+        assert_eq!(*TOLD.lock().unwrap(), ["broke code=5 faults=\"a\\nb\""]);
     }
 
     #[test]
