@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
+use crate::config::process::LogFile;
 use crate::config::{self, LoadError, Loaded};
 use crate::demo;
 use crate::proxy::engine;
@@ -52,6 +53,10 @@ enum Command {
     Run {
         /// Default: gateway.yaml here, else the system's
         file: Option<PathBuf>,
+        /// Write wardgate.log and access.log into this directory, and rotate them, instead of
+        /// standard error and standard output
+        #[arg(long, value_name = "DIR")]
+        logs: Option<PathBuf>,
     },
     /// Check a configuration and list everything that is wrong with it
     Check {
@@ -131,10 +136,11 @@ pub fn main(manager: service::Manager) -> ExitCode {
 
 fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
     match command {
-        Command::Run { file } => match load(file.as_deref())? {
+        Command::Run { file, logs } => match load(file.as_deref())? {
             Ok(loaded) => {
                 let path = config::find(file.as_deref());
-                run(loaded, Some(path), &invocation(Some(file.as_deref())), manager)
+                let by = invocation(Some(file.as_deref()));
+                run(loaded, Some(path), &by, logs.as_deref(), manager)
             }
             Err(code) => Ok(code),
         },
@@ -197,10 +203,12 @@ fn run(
     loaded: Loaded,
     file: Option<PathBuf>,
     by: &app::Invocation,
+    logs: Option<&Path>,
     mut manager: service::Manager,
 ) -> anyhow::Result<u8> {
     let is_for_people = log::is_text(&loaded.config.log);
-    let control = log::install(&loaded.config.log, manager.error_log())?;
+    let own_file = logs.map(|logs| log_file(logs, "wardgate.log"));
+    let control = log::install(&loaded.config.log, own_file.as_ref(), manager.error_log())?;
     report_panics();
     let greet = |greeting: &app::Greeting<'_>| {
         if is_for_people && std::io::stderr().is_terminal() {
@@ -208,7 +216,8 @@ fn run(
         }
     };
     let threads = loaded.config.runtime.threads;
-    let launch = app::Launch::new(loaded, file, control);
+    let access_file = logs.map(|logs| log_file(logs, "access.log"));
+    let launch = app::Launch::new(loaded, file, control).with_access_file(access_file);
     let Err(error) = serve(launch, threads, &mut manager, greet) else { return Ok(0) };
     manager.failed(&format!("did not start: {error:#}"));
     if is_for_people {
@@ -217,6 +226,11 @@ fn run(
     let error: &dyn std::error::Error = error.as_ref();
     tracing::error!(error, "did not start");
     Ok(FAILED)
+}
+
+/// A log that nobody has said more about than the directory: at most 1.5 GiB over two weeks.
+fn log_file(directory: &Path, name: &str) -> LogFile {
+    LogFile { path: directory.join(name), daily: true, max_size: Some(100 << 20), keep: 14 }
 }
 
 /// Serves until the end.
@@ -281,7 +295,7 @@ fn proxy(from: &str, to: &str, manager: service::Manager) -> anyhow::Result<u8> 
         quoted(to),
     );
     match config::from_text("the command line", &text, Path::new("")) {
-        Ok(loaded) => run(loaded, None, &invocation(None), manager),
+        Ok(loaded) => run(loaded, None, &invocation(None), None, manager),
         Err(faults) => {
             // The file does not exist, so its positions would mislead.
             for fault in faults.iter() {

@@ -50,7 +50,7 @@ async fn the_exit_status_and_the_message_say_what_happened() {
     ]);
     let rows: [(&[&str], i32, &str); 20] = [
         (&["--help"], 0, "Exit status:"),
-        (&["help", "run"], 0, "Usage: wardgate run [FILE]"),
+        (&["help", "run"], 0, "Usage: wardgate run [OPTIONS] [FILE]"),
         (&["--version"], 0, env!("CARGO_PKG_VERSION")),
         (&["version"], 0, env!("CARGO_PKG_VERSION")),
         (&["schema"], 0, "\"$schema\""),

@@ -188,7 +188,7 @@ async fn start(
     inherited: Vec<TcpListener>,
     stage: Stage,
 ) -> Result<(Running, mpsc::Receiver<Reload>), StartError> {
-    let Launch { loaded, file, log, control, requests, last } = launch;
+    let Launch { loaded, file, log, access_file, control, requests, last } = launch;
     let certificates = Arc::new(Certificates::new(Tickets::new()?));
     let basis = Basis {
         current: None,
@@ -199,6 +199,7 @@ async fn start(
         store: Arc::clone(&certificates.store),
         tickets: certificates.tickets.clone(),
         metrics: begin_metrics(),
+        access_file: access_file.clone(),
     };
     let metrics = Arc::clone(&basis.metrics);
     let path = file.clone();
@@ -207,7 +208,7 @@ async fn start(
         prepare(&loaded, inputs, &basis, Inherited::new(inherited))
     });
     let first = first.await.map_err(|_| StartError::Panicked)??;
-    let launch = (file, log, control, last);
+    let launch = (file, log, access_file, control, last);
     let mut running = Running::new(&first, certificates, metrics, stage, launch);
     running.put_in_force(first);
     let keep =

@@ -50,7 +50,7 @@ pub(super) use on_windows::perform;
 #[cfg(windows)]
 mod on_windows {
     use std::ffi::{OsStr, OsString};
-    use std::fs::{File, OpenOptions, create_dir_all};
+    use std::fs::{OpenOptions, create_dir_all};
     use std::path::{Path, PathBuf, absolute};
     use std::process::Stdio;
 
@@ -127,11 +127,11 @@ mod on_windows {
     /// What runs as the service, up to the exit status. Nobody sees what is printed, so that what the
     /// log does not have goes to the event log as well.
     fn serve(file: &Path, logs: &Path, manager: Manager) -> u8 {
-        let outcome = write_to_logs(logs).and_then(|()| match config::load(file) {
+        let outcome = print_to_log(logs).and_then(|()| match config::load(file) {
             Ok(loaded) => {
                 eprint!("{}", loaded.warnings);
                 let by = Invocation { program: String::new(), file: None };
-                run(loaded, Some(file.to_owned()), &by, manager)
+                run(loaded, Some(file.to_owned()), &by, Some(logs), manager)
             }
             Err(LoadError::Faults(faults)) => {
                 eprint!("{faults}");
@@ -148,17 +148,13 @@ mod on_windows {
         })
     }
 
-    /// The log goes to wardgate.log, access lines to access.log.
-    fn write_to_logs(logs: &Path) -> anyhow::Result<()> {
-        let open = |name: &str| -> anyhow::Result<File> {
-            let path = logs.join(name);
-            let file = OpenOptions::new().create(true).append(true).open(&path);
-            file.with_context(|| format!("cannot write {}", path.display()))
-        };
-        let opened = create_dir_all(logs)
-            .with_context(|| format!("cannot make {}", logs.display()))
-            .and_then(|()| Ok((open("access.log")?, open("wardgate.log")?)));
-        opened.and_then(|(access, log)| Ok(windows::redirect(access, log)?))
+    /// What is printed, before there is a log or because there is none, goes where the log will be.
+    fn print_to_log(logs: &Path) -> anyhow::Result<()> {
+        create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        let path = logs.join("wardgate.log");
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(windows::redirect(file.try_clone()?, file)?)
     }
 
     /// `%ProgramData%` lets every user make files in what is below it, and the service would take its

@@ -25,7 +25,7 @@ use std::cell::RefCell;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use self::file::RotatingFile;
+pub(super) use self::file::RotatingFile;
 use self::output::Output;
 use self::queue::Queue;
 pub use self::record::AccessRecord;

@@ -21,9 +21,10 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::access::{AccessLogError, RotatingFile};
 use super::line::{self, Fields, Quoted};
 use super::timestamp::Timestamp;
-use crate::config::process::{Log, LogFormat};
+use crate::config::process::{Log, LogFile, LogFormat};
 
 /// What stands before the operator's directives, which win over it where they name the same crates.
 /// Pingora and rustls log what a client did wrong as warnings and errors, so that any port scan would
@@ -51,19 +52,31 @@ pub enum InstallError {
     /// `log.level` is no filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// The file cannot be opened.
+    #[error(transparent)]
+    File(#[from] Box<AccessLogError>),
     /// The process has a log already.
     #[error("a log is installed already")]
     Twice(#[source] TryInitError),
 }
 
 /// Makes `log` the process's log. Lines of crates that use `log` instead of `tracing` join it.
-/// `errors` gets each error as well, in one line of text.
+/// It goes to standard error, or to `file`; `errors` gets each error as well, in one line of text.
 ///
 /// # Errors
 /// [`InstallError`]; the second call of a process always fails.
-pub fn install(log: &Log, errors: Option<fn(&str)>) -> Result<LogControl, InstallError> {
+pub fn install(
+    log: &Log,
+    file: Option<&LogFile>,
+    errors: Option<fn(&str)>,
+) -> Result<LogControl, InstallError> {
     let (filter, control) = reload::Layer::new(filter(&log.level)?);
-    let lines = Lines::new(io::stderr(), log.format, io::stderr().is_terminal());
+    let out: Box<dyn Write + Send> = match file {
+        Some(file) => Box::new(RotatingFile::open(file).map_err(Box::new)?.of_the_log()),
+        None => Box::new(io::stderr()),
+    };
+    let is_terminal = file.is_none() && io::stderr().is_terminal();
+    let lines = Lines::new(out, log.format, is_terminal);
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
@@ -347,6 +360,25 @@ mod tests {
         assert_eq!(line.matches('\n').count(), 1, "{line:?}");
         assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
         serde_json::from_str(&line).unwrap()
+    }
+
+    #[test]
+    fn a_log_file_rotates_without_waiting_for_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wardgate.log");
+        let spec = LogFile { path, daily: false, max_size: Some(2000), keep: 1000 };
+        let file = RotatingFile::open(&spec).unwrap().of_the_log();
+        let lines = Lines { format: LogFormat::Json, has_colour: false, out: Mutex::new(file) };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            for number in 0..100 {
+                tracing::info!(number, "counted");
+            }
+        });
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        let texts: Vec<String> =
+            files.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+        assert!(texts.len() > 2, "{} files", texts.len());
+        assert_eq!(texts.iter().map(|text| text.lines().count()).sum::<usize>(), 100);
     }
 
     #[test]

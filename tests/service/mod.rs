@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Client, Gateway, PATIENCE, field, in_repository, run};
+use crate::support::{Client, Gateway, PATIENCE, Program, field, in_repository, run};
 
 const YAML: &str = r#"
 listeners: { web: { bind: "127.0.0.1:0", protocol: http } }
@@ -239,4 +239,39 @@ async fn the_units_in_deploy_are_what_systemd_expects() {
     let is_of_ours = |line: &&str| line.contains("wardgate") && !is_known(line);
     let of_ours: Vec<&str> = said.lines().filter(is_of_ours).collect();
     assert!(output.status.success() && of_ours.is_empty(), "{said}");
+}
+
+#[tokio::test]
+async fn logs_go_to_a_directory_where_nobody_reads_what_is_printed() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let messages = Notified::new(UnixDatagram::bind(path("notify")).unwrap());
+    let yaml = |text: &str| format!("admin: off\nstorage: storage\n{}", YAML.replace("here", text));
+    std::fs::write(path("gateway.yaml"), yaml("here")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wardgate"));
+    command.args(["run", "--logs", "logs", "gateway.yaml"]).current_dir(directory.path());
+    let mut program = Program::start(command.env("NOTIFY_SOCKET", path("notify")));
+    assert_eq!(messages.next()[0], "READY=1");
+    let lines = |name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(path(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let log = lines("logs/wardgate.log");
+    let listening = log.iter().find(|line| is_message("listening")(line)).unwrap();
+    let address = field(listening, "server.address").as_str().unwrap().parse().unwrap();
+    let client = Client::new(address).host("a");
+    assert_eq!(client.get("/").await.text(), "here");
+
+    std::fs::write(path("gateway.yaml"), yaml("there")).unwrap();
+    program.signal("HUP");
+    while client.get("/").await.text() != "there" {}
+    program.signal("TERM");
+    assert!(program.exit_status().await.success());
+    assert_eq!(program.stdout.all(), Vec::<Value>::new());
+    assert_eq!(program.stderr.all(), Vec::<Value>::new());
+    let asked = lines("logs/access.log").len();
+    assert!(asked >= 2, "{asked} lines");
+    let log = lines("logs/wardgate.log");
+    assert!(is_message("terminated")(log.last().unwrap()), "{log:?}");
+    assert_eq!(field(log.last().unwrap(), "dropped_lines"), 0);
 }

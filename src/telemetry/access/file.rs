@@ -37,7 +37,7 @@ const LAST_BYTES: Duration = Duration::from_millis(20);
 
 /// A file that lines are appended to, and that is set aside when it is due.
 #[derive(Debug)]
-pub(super) struct RotatingFile {
+pub(in crate::telemetry) struct RotatingFile {
     path: PathBuf,
     rotation: Rotation,
     keep: usize,
@@ -49,6 +49,8 @@ pub(super) struct RotatingFile {
     failed: Option<SystemTime>,
     /// When trouble was last reported.
     reported: Option<SystemTime>,
+    /// It is the log itself, which cannot be told of its own trouble.
+    is_log: bool,
 }
 
 /// The file that is open.
@@ -74,7 +76,7 @@ impl RotatingFile {
     ///
     /// # Errors
     /// [`AccessLogError`] names the path.
-    pub(super) fn open(spec: &LogFile) -> Result<Self, AccessLogError> {
+    pub(in crate::telemetry) fn open(spec: &LogFile) -> Result<Self, AccessLogError> {
         let path = spec.path.clone();
         make_directory(&path)
             .map_err(|source| AccessLogError::Directory { path: directory_of(&path), source })?;
@@ -95,7 +97,14 @@ impl RotatingFile {
             named: UNIX_EPOCH,
             failed: None,
             reported: None,
+            is_log: false,
         })
+    }
+
+    /// The same for the log itself: it would wait for itself to say what happens to it.
+    pub(in crate::telemetry) fn of_the_log(mut self) -> Self {
+        self.is_log = true;
+        self
     }
 
     /// Writes some of `lines`, at `now`, into the present file or a new one, and returns how many
@@ -150,7 +159,9 @@ impl RotatingFile {
                 let _ = fs::remove_file(&old);
                 return Err(Trouble { step: "rename", path: self.path.clone(), source });
             }
-            tracing::debug!(path = %old.display(), "rotated the access log");
+            if !self.is_log {
+                tracing::debug!(path = %old.display(), "rotated the access log");
+            }
         }
         self.open_again()
     }
@@ -249,11 +260,21 @@ impl RotatingFile {
     /// Says at most once per [`REPORT_EVERY`] what stands in the way.
     fn report(&mut self, trouble: &Trouble, now: SystemTime) {
         let is_early = |at: SystemTime| now.duration_since(at).is_ok_and(|gap| gap < REPORT_EVERY);
-        if !self.reported.is_some_and(is_early) {
+        if !self.is_log && !self.reported.is_some_and(is_early) {
             self.reported = Some(now);
             let error: &dyn Error = trouble;
             tracing::warn!(error, "could not rotate the access log, went on in the file at hand");
         }
+    }
+}
+
+impl Write for RotatingFile {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        Self::write(self, lines, SystemTime::now())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
