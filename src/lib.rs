@@ -101,6 +101,7 @@
 //! [`Table`]: tls::Table
 //! [`Tickets`]: tls::Tickets
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod cli;
