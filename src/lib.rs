@@ -31,7 +31,7 @@
 //! ```text
 //!                cli ───────────────► demo
 //!                 │
-//!                app
+//!                app ───────────────► acme, on tls
 //!        ┌────────┴────────┐
 //!      admin            listen ──────► task
 //!        └────────┬────────┘
@@ -52,8 +52,9 @@
 //! [`telemetry`] tells the operator. [`route`] finds what handles a request, [`upstream`] where it
 //! goes, [`filter`] whether it may and with which fields, [`tls`] who may be trusted, and none of
 //! them knows what a request is answered; [`proxy`] joins them for one request, [`listen`] owns the
-//! connections, [`app`] the process. Pingora is named in `proxy`, `upstream::peer` and
-//! `listen`'s connections only, rustls in `tls`.
+//! connections, [`app`] the process. [`acme`] knows when a certificate is due and how it comes
+//! about. Pingora is named in `proxy`, `upstream::peer` and `listen`'s connections only, rustls in
+//! `tls`.
 //!
 //! # One request
 //!
