@@ -6,4 +6,5 @@
 pub mod backoff;
 pub mod journal;
 pub mod schedule;
+pub mod state;
 pub mod time;
