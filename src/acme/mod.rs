@@ -7,4 +7,5 @@ pub mod backoff;
 pub mod journal;
 pub mod schedule;
 pub mod state;
+pub mod storage;
 pub mod time;
