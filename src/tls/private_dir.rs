@@ -13,8 +13,14 @@ pub(crate) struct PrivateDir(PathBuf);
 
 /// The right to write into a [`PrivateDir`], until dropped.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file would free it as well, but not while a process that another thread is just
+    /// starting holds a copy, from its fork to its exec.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 /// Called before each step that changes the disk; a test fails or dies there.
@@ -61,6 +67,7 @@ impl PrivateDir {
     pub(crate) fn make(&self, name: &str) -> io::Result<Self> {
         let path = self.0.join(name);
         let mut builder = fs::DirBuilder::new();
+        builder.recursive(false);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
@@ -94,7 +101,7 @@ impl PrivateDir {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        Ok(Lock { _file: file })
+        Ok(Lock(file))
     }
 
     /// The lock file `name`, `None` while another process or thread holds it.
@@ -103,7 +110,7 @@ impl PrivateDir {
         own_metadata(&path)?;
         let file = private_options().create(true).truncate(false).open(&path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
@@ -289,13 +296,13 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-/// Virus scanners and indexers hold new files open for moments, which fails a rename; nothing
-/// announces that they are done.
+/// Virus scanners and indexers hold new files open for moments, which fails a rename (as denied, a
+/// sharing violation or a lock violation); nothing announces that they are done.
 #[cfg(windows)]
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     for _ in 0..20 {
         match fs::rename(from, to) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error) if matches!(error.raw_os_error(), Some(5 | 32 | 33)) => {
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
             other => return other,
@@ -343,6 +350,17 @@ mod tests {
         assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
         drop(lock);
         other.try_lock().unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_dropped_is_free_whoever_holds_a_copy_of_its_file() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = PrivateDir::open(root.path()).unwrap();
+        let lock = dir.try_lock("a.lock").unwrap().unwrap();
+        assert!(dir.try_lock("a.lock").unwrap().is_none());
+        let _copy = lock.0.try_clone().unwrap();
+        drop(lock);
+        assert!(dir.try_lock("a.lock").unwrap().is_some());
     }
 
     #[test]
