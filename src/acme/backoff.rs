@@ -133,11 +133,6 @@ impl Limits {
         self.0.retain(|_, until| *until > now);
         self.0.iter().map(|((directory, scope), until)| (directory.as_str(), scope, *until))
     }
-
-    /// Forgets every limit of the kind that a new configuration can have changed.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 /// How fast orders are made, whatever is due: at most 4 at once, and 1 per 36 seconds beyond a burst
@@ -327,7 +322,7 @@ mod tests {
         limits.park("ca", Scope::Authority, 80);
         assert_eq!(limits.parks(&draft, 0), Some((&Scope::Name("a.test".into()), 100)));
         assert_eq!(limits.lasting(90).count(), 1);
-        limits.clear();
+        assert_eq!(limits.lasting(100).count(), 0);
         assert_eq!(limits, Limits::default());
     }
 

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::backoff::{Failure, Scope};
-use super::schedule::{Ari, Change, History, Issuance, Life, Why, set_id};
+use super::backoff::{Draft, Failure, Scope};
+use super::schedule::{Ari, Change, Facts, History, Issuance, Life, Why, set_id};
 
 /// Where a certificate stands.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -101,6 +101,8 @@ pub struct Record {
     pub target: Target,
     /// What the certificate in service was ordered as; `None` when there is none.
     pub issued: Option<Target>,
+    /// [`Life::tag`] of the certificate in service.
+    pub certificate: Option<String>,
     /// Failures in a row.
     pub fails: u32,
     /// The last one, until the next success.
@@ -204,15 +206,48 @@ impl Record {
         }
     }
 
-    /// Takes a (new) configuration in; whether it differs from the one before. If it does, old
-    /// failures say nothing about it: the back-off begins anew.
-    pub fn configure(&mut self, target: Target, now: i64) -> bool {
-        let differs = self.target != target;
-        self.target = target;
-        if differs {
-            self.reset(now);
+    /// What the rule is to be asked with. `life` is that of the certificate in service, `set` what
+    /// [`set`](Self::set) gives.
+    #[must_use]
+    pub fn facts<'a>(
+        &'a self,
+        life: Option<&'a Life>,
+        set: &'a str,
+        renew_before: Option<i64>,
+    ) -> Facts<'a> {
+        Facts {
+            life,
+            ari: self.ari.as_ref(),
+            is_revoked: self.is_revoked,
+            change: self.change(),
+            history: &self.history,
+            set,
+            renew_before,
         }
-        differs
+    }
+
+    /// Takes a (new) configuration in; whether it differs from the one before. If it does, old
+    /// failures say nothing about it: the back-off begins anew, and a rate limit that does not
+    /// concern it parks it no longer.
+    pub fn configure(&mut self, target: Target, now: i64) -> bool {
+        let old = std::mem::replace(&mut self.target, target);
+        if old == self.target {
+            return false;
+        }
+        self.reset(now);
+        let is_free = match &self.state {
+            State::Limited { scope, .. } => {
+                let Target { names, directory, .. } = &self.target;
+                let draft = Draft { directory, account: None, names };
+                let concerned = matches!(scope, Scope::Account(_)) || scope.concerns(&draft);
+                !concerned || old.directory != *directory
+            }
+            _ => false,
+        };
+        if is_free {
+            self.enter(self.resting(), now);
+        }
+        true
     }
 
     /// Forgets failures and what blocks it: something that an order depends on was changed (the
@@ -233,23 +268,29 @@ impl Record {
         }
     }
 
-    /// What was found on disk or brought by another process: a certificate that was ordered as
-    /// `issued`, or none.
-    pub fn found(&mut self, issued: Option<Target>, now: i64) {
-        let was_missing = self.issued.is_none();
-        self.issued = issued;
-        if self.issued.is_none() {
-            self.ari = None;
+    /// What was found on disk, after a start or after taking the lock: a certificate and what it was
+    /// ordered as, or none. `asks` as in [`installed`](Self::installed). Whether it is another than
+    /// before: then somebody renewed it, or this process did before it died, and there is nothing
+    /// left to do or to wait for.
+    pub fn found(&mut self, on_disk: Option<(&Target, &Life)>, asks: bool, now: i64) -> bool {
+        let certificate = on_disk.map(|(_, life)| life.tag().to_owned());
+        let is_another = self.certificate != certificate;
+        self.certificate = certificate;
+        self.issued = on_disk.map(|(target, _)| target.clone());
+        if is_another {
+            if let (true, Some(why), Some(_)) = (self.state.is_under_way(), self.why, on_disk) {
+                self.history.note(Issuance { at: now, set: self.set(), why });
+            }
             self.is_revoked = false;
-        }
-        if (self.state == State::Missing) == was_missing
-            && matches!(
-                self.state,
-                State::Missing | State::Active | State::Expired | State::Revoked
-            )
-        {
+            self.fails = 0;
+            self.why = None;
             self.enter(self.resting(), now);
         }
+        self.ari = on_disk.filter(|_| asks).map(|(_, life)| match self.ari.take() {
+            Some(ari) if ari.certificate == life.tag() => ari,
+            _ => Ari::start(life, now),
+        });
+        is_another
     }
 
     /// It is to be ordered.
@@ -308,6 +349,7 @@ impl Record {
         let why = self.why.take().unwrap_or(Why::Requested);
         self.history.note(Issuance { at: now, set: self.set(), why });
         self.issued = Some(self.target.clone());
+        self.certificate = Some(life.tag().to_owned());
         self.ari = asks.then(|| Ari::start(life, now));
         self.fails = 0;
         self.last_problem = None;
@@ -550,15 +592,56 @@ mod tests {
 
     #[test]
     fn what_lies_on_disk_decides_whether_it_is_missing() {
+        let (own, other) = (target("a.test"), target("b.test"));
         let mut record = Record::new(target("a.test"), 0);
-        record.found(Some(target("a.test")), 5);
+        assert!(record.found(Some((&own, &life())), true, 5));
         assert_eq!((&record.state, record.since), (&State::Active, 5));
-        record.found(None, 6);
-        assert_eq!(record.state, State::Missing);
-        record.due(Why::Missing, 7);
-        record.found(Some(target("b.test")), 8);
-        assert_eq!(record.state, State::Due { why: Why::Missing });
+        let ari = record.ari.clone().unwrap();
+        assert!(!record.found(Some((&own, &life())), true, 6), "the same");
+        assert_eq!(record.ari, Some(ari));
+        record.expired(7);
+        record.found(Some((&own, &life())), false, 8);
+        assert_eq!((&record.state, &record.ari), (&State::Expired, &None));
+        record.found(None, true, 9);
+        assert_eq!((&record.state, &record.ari), (&State::Missing, &None));
+        record.found(Some((&other, &life())), true, 10);
         assert_eq!(record.change(), Some(Change::Names));
+    }
+
+    #[test]
+    fn a_certificate_that_came_meanwhile_ends_order_and_back_off() {
+        let newer = Life::new(60 * DAY, 150 * DAY, b"2");
+        let mut waiting = active();
+        waiting.due(Why::Backstop, 10);
+        waiting.failed("a", problem("x"), Some(DAY), None, 10);
+        assert!(waiting.found(Some((&target("a.test"), &newer)), true, 20));
+        assert_eq!((&waiting.state, waiting.fails), (&State::Active, 0));
+        assert_eq!(waiting.history.issuances().len(), 1, "whoever renewed it noted it");
+        let mut died = active();
+        died.due(Why::Backstop, 10);
+        died.ordering(10).unwrap();
+        died.installing(10).unwrap();
+        assert!(died.found(Some((&target("a.test"), &newer)), true, 20));
+        assert_eq!((&died.state, died.history.issuances().len()), (&State::Active, 2));
+    }
+
+    #[test]
+    fn a_limit_parks_a_new_configuration_only_if_it_concerns_it() {
+        let set = set_id(&["a.test"]);
+        for (scope, name, directory, stays) in [
+            (Scope::Set(set.clone()), "b.test", "https://ca/dir", false),
+            (Scope::Name("a.test".into()), "b.test", "https://ca/dir", false),
+            (Scope::Domain("test".into()), "b.test", "https://ca/dir", true),
+            (Scope::Account("https://ca/1".into()), "b.test", "https://ca/dir", true),
+            (Scope::Authority, "b.test", "https://ca/dir", true),
+            (Scope::Authority, "a.test", "https://other/dir", false),
+            (Scope::Set(set), "a.test", "https://ca/dir", true),
+        ] {
+            let mut record = active();
+            record.limited(scope.clone(), 500, 100);
+            record.configure(Target::new(vec![name.into()], directory, None), 200);
+            assert_eq!(record.parked_until().is_some(), stays, "{scope:?} {name} {directory}");
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Ari {
     /// Nothing known yet of the certificate with this life; to be asked for at once (RFC 9773 §4.3).
     #[must_use]
     pub fn start(life: &Life, now: i64) -> Self {
-        Self { certificate: life.tag(), next_poll: now, ..Self::default() }
+        Self { certificate: life.tag().to_owned(), next_poll: now, ..Self::default() }
     }
 
     /// Takes an answer in; whether it changes the window. The moment is drawn anew only then.

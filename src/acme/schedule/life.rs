@@ -12,13 +12,16 @@ pub struct Life {
     /// Last second of validity (RFC 5280 §4.1.2.5: inclusive).
     pub not_after: i64,
     seed: [u8; 32],
+    tag: String,
 }
 
 impl Life {
     /// A life between two moments; `serial` seeds what spreads certificates over time.
     #[must_use]
     pub fn new(not_before: i64, not_after: i64, serial: &[u8]) -> Self {
-        Self { not_before, not_after, seed: sha256(serial) }
+        let seed = sha256(serial);
+        let tag = seed[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { not_before, not_after, seed, tag }
     }
 
     /// The life of `leaf`.
@@ -29,8 +32,8 @@ impl Life {
 
     /// Names the certificate among those that one set of names ever had: 16 hexadecimal digits.
     #[must_use]
-    pub fn tag(&self) -> String {
-        self.seed[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// `L`: the whole length in seconds, at least one.
@@ -83,7 +86,7 @@ impl Life {
         self.not_after + 1 - self.renew_left(configured) - self.jitter()
     }
 
-    /// From when on nothing but its end matters: a twentieth is left, or one [`TICK`] where that is
+    /// From when on nothing but its end matters: a twentieth is left, or one minute where that is
     /// longer, but never more than a tenth.
     #[must_use]
     pub fn emergency(&self) -> i64 {
