@@ -124,7 +124,11 @@ impl Storage {
         let name = lock.authority().as_str();
         let dir = match existing(&self.accounts, name)? {
             Some(dir) => dir,
-            None => self.accounts.make(name).map_err(at(&self.accounts, name))?,
+            None => {
+                let made = self.accounts.make(name);
+                let made = made.and_then(|dir| self.accounts.sync().map(|()| dir));
+                made.map_err(at(&self.accounts, name))?
+            }
         };
         dir.sweep(&lock.lock).map_err(at(&self.accounts, name))?;
         if let Some(old) = dir.read_own(ACCOUNT).map_err(at(&dir, ACCOUNT))? {

@@ -75,6 +75,9 @@ pub struct Found {
     pub was_adopted: bool,
     /// What cannot be served.
     pub faults: Vec<Fault>,
+    /// Why [`Storage::recover`] could not put everything right: the disk is full, or cannot be
+    /// written. What was found can be served all the same.
+    pub left_undone: Option<StoreError>,
 }
 
 /// A generation that cannot be served.
@@ -160,38 +163,15 @@ impl Storage {
     /// ones moved to `quarantine/`, and `current` names what is served.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when its directory cannot be read or put right.
+    /// [`StoreError::Io`] when its directory cannot be read.
     pub fn recover(&self, place: Place, lock: &CertLock) -> Result<Found, StoreError> {
         let id = lock.id();
-        for litter in [format!(".{id}.json.tmp"), format!(".{id}.room.tmp")] {
-            self.orders.remove(&litter).map_err(at(&self.orders, &litter))?;
-        }
         let Some(dir) = existing(self.place(place), id.as_str())? else {
             return Ok(Found::default());
         };
-        dir.sweep(&lock.lock).map_err(at(&dir, ""))?;
         let present = Present::read(&dir)?;
         let mut found = present.best(&dir);
-        for fault in &mut found.faults {
-            let name = directory(fault.number);
-            // `meta.json` comes last: a save that was cut short has none, and its rest is litter.
-            if present.is_committed(fault.number) || has_meta(&dir, fault.number) {
-                let kept = format!("{id}-{name}");
-                let moved = dir.move_to(&name, &self.quarantine, &kept);
-                fault.moved_to = Some(moved.map_err(at(&dir, &name))?);
-            } else {
-                remove(&dir, fault.number)?;
-            }
-        }
-        if let Some(generation) = &found.generation
-            && present.current != Some(generation.number)
-        {
-            let text = directory(generation.number);
-            dir.write(&lock.lock, CURRENT, text.as_bytes()).map_err(at(&dir, CURRENT))?;
-        }
-        let kept = found.generation.as_ref().map_or(0, |generation| generation.number);
-        prune(&dir, kept, &mut |_| Ok(()));
-        dir.sync().map_err(at(&dir, ""))?;
+        found.left_undone = self.tidy(&dir, &present, &mut found, lock).err();
         Ok(found)
     }
 
@@ -292,6 +272,39 @@ impl Storage {
         let source = Source { chain: path.join(CHAIN), key: path.join(KEY) };
         let certificate = Certificate { source: Some(source), ..certificate };
         Ok(Generation { number, certificate, meta: Some(pair.meta.clone()) })
+    }
+
+    /// Puts right what [`recover`](Self::recover) says.
+    fn tidy(
+        &self,
+        dir: &PrivateDir,
+        present: &Present,
+        found: &mut Found,
+        lock: &CertLock,
+    ) -> Result<(), StoreError> {
+        let id = lock.id();
+        for litter in [format!(".{id}.json.tmp"), format!(".{id}.room.tmp")] {
+            self.orders.remove(&litter).map_err(at(&self.orders, &litter))?;
+        }
+        dir.sweep(&lock.lock).map_err(at(dir, ""))?;
+        for fault in &mut found.faults {
+            let name = directory(fault.number);
+            // `meta.json` comes last: a save that was cut short has none, and its rest is litter.
+            if present.is_committed(fault.number) || has_meta(dir, fault.number) {
+                let kept = format!("{id}-{name}");
+                let moved = dir.move_to(&name, &self.quarantine, &kept);
+                fault.moved_to = Some(moved.map_err(at(dir, &name))?);
+            } else {
+                remove(dir, fault.number)?;
+            }
+        }
+        let kept = found.generation.as_ref().map(|generation| generation.number);
+        if let Some(number) = kept.filter(|number| present.current != Some(*number)) {
+            let text = directory(number);
+            dir.write(&lock.lock, CURRENT, text.as_bytes()).map_err(at(dir, CURRENT))?;
+        }
+        prune(dir, kept.unwrap_or(0), &mut |_| Ok(()));
+        dir.sync().map_err(at(dir, ""))
     }
 
     fn place(&self, place: Place) -> &PrivateDir {

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::*;
 use crate::acme::schedule::Why;
@@ -50,7 +50,8 @@ fn listing(root: &Path) -> BTreeSet<String> {
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
-            all.insert(path.strip_prefix(root).unwrap().display().to_string());
+            let relative = path.strip_prefix(root).unwrap().display().to_string();
+            all.insert(relative.replace('\\', "/"));
             if path.is_dir() && !path.is_symlink() {
                 left.push(path);
             }
@@ -96,7 +97,8 @@ fn child(name: &str, root: &Path) -> Command {
     command
 }
 
-fn said(output: &Output) -> String {
+#[cfg(unix)]
+fn said(output: &std::process::Output) -> String {
     let both = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&both).into_owned()
 }
@@ -330,6 +332,19 @@ fn damage_falls_back_to_the_newest_good_generation_and_is_moved_aside() {
 }
 
 #[test]
+fn what_cannot_be_put_right_is_served_all_the_same() {
+    let (root, storage) = with_generations(2);
+    fs::write(root.path().join("live/a.test/000002/key.pem"), "").unwrap();
+    fs::remove_dir(root.path().join("quarantine")).unwrap();
+    let found = storage.recover(Place::Live, &lock(&storage)).unwrap();
+    assert_eq!((served(&found), found.fell_back), (Some(1), true));
+    assert!(found.left_undone.is_some());
+    fs::create_dir(root.path().join("quarantine")).unwrap();
+    let found = storage.recover(Place::Live, &lock(&storage)).unwrap();
+    assert_eq!((served(&found), found.left_undone.is_none()), (Some(1), true));
+}
+
+#[test]
 fn a_pair_whose_pointer_or_meta_is_lost_is_found_all_the_same() {
     for text in [None, Some(""), Some("000007"), Some("../../x"), Some("2"), Some("000002\n")] {
         let (root, storage) = with_generations(3);
@@ -377,6 +392,7 @@ fn everything_is_private_and_what_was_opened_is_closed_again() {
 #[test]
 fn links_are_not_followed_to_secrets() {
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
     let elsewhere = tempfile::tempdir().unwrap();
     let away = elsewhere.path().join("away");
     let replace = |path: PathBuf| {
