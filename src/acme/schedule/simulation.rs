@@ -38,6 +38,8 @@ struct Simulation {
     length: i64,
     wishes: Wishes,
     failures_percent: u32,
+    /// When the authority cannot be reached.
+    outage: std::ops::Range<i64>,
     random: fastrand::Rng,
     now: i64,
     life: Option<Life>,
@@ -63,6 +65,16 @@ struct Row {
 
 impl Simulation {
     fn run(length: i64, wishes: Wishes, failures_percent: u32, seed: u64) -> Self {
+        Self::run_with_outage(length, wishes, failures_percent, 0..0, seed)
+    }
+
+    fn run_with_outage(
+        length: i64,
+        wishes: Wishes,
+        failures_percent: u32,
+        outage: std::ops::Range<i64>,
+        seed: u64,
+    ) -> Self {
         let row = Row {
             issued: 0,
             refused: 0,
@@ -74,6 +86,7 @@ impl Simulation {
             length,
             wishes,
             failures_percent,
+            outage,
             random: fastrand::Rng::with_seed(seed),
             now: START,
             life: None,
@@ -139,7 +152,7 @@ impl Simulation {
             Wishes::Now => Window { start: life.not_before, end: now + DAY },
             Wishes::Inverted => Window { start: now + DAY, end: now },
         };
-        if self.random.u32(0..100) < self.failures_percent {
+        if self.outage.contains(&now) || self.random.u32(0..100) < self.failures_percent {
             return ari.failed(None, now);
         }
         let answer = Suggestion { window, explanation_url: None, retry_after: Some(6 * HOUR) };
@@ -150,7 +163,8 @@ impl Simulation {
     /// One order: ten seconds, and a certificate or a failure.
     fn order(&mut self, why: Why) {
         self.now += 10;
-        if self.random.u32(0..100) < self.failures_percent {
+        let is_away = self.outage.contains(&self.now);
+        if is_away || self.random.u32(0..100) < self.failures_percent {
             self.fails += 1;
             self.row.refused += 1;
             let left = self.life.as_ref().map(|life| life.left(self.now));
@@ -283,6 +297,24 @@ fn no_seed_lets_a_certificate_end() {
                 assert!(!year.row.expired, "{name} {wishes:?} seed {seed}: {:?}", year.row);
                 assert!(year.row.busiest_week <= year.allowance(), "{name} {wishes:?} seed {seed}");
             }
+        }
+    }
+}
+
+/// Whenever it begins: an authority that is away for four fifths of what is left at renewal costs
+/// no certificate, since tries become more frequent as less is left.
+#[test]
+fn no_outage_shorter_than_what_is_left_at_renewal_ends_a_certificate() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for (name, length) in LIVES {
+        let left = Life::new(0, length - 1, b"").renew_left(None);
+        for seed in 0..12 {
+            let begin = START + HOUR + random.i64(0..YEAR - 2 * left);
+            let outage = begin..begin + left * 4 / 5;
+            let wishes = if seed % 2 == 0 { Wishes::None } else { Wishes::Sound };
+            let year = Simulation::run_with_outage(length, wishes, 10, outage.clone(), seed);
+            assert!(!year.row.expired, "{name} {wishes:?} away in {outage:?}: {:?}", year.row);
+            assert!(year.row.busiest_week <= year.allowance(), "{name}: {:?}", year.row);
         }
     }
 }
