@@ -91,7 +91,7 @@ impl History {
 
 /// How many issuances of one exact set per seven days we allow ourselves by our own rule: 3, where
 /// Let's Encrypt allows 5 (2025), or as many as the rule itself needs for so short a life, with its
-/// largest jitter. 3 up to 80 hours, 15 for a day.
+/// largest jitter: 3 for 160 hours and more, 15 for a day.
 pub(super) fn allowance(life: Option<&Life>) -> usize {
     let needed = life.map_or(0, |life| WEEK * 25 / (12 * life.length()) + 1);
     usize::try_from(needed).unwrap_or(usize::MAX).max(ALLOWANCE)
