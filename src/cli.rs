@@ -6,6 +6,7 @@
 
 mod ask;
 mod status;
+mod windows_service;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -17,9 +18,11 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
+use crate::config::process::LogFile;
 use crate::config::{self, LoadError, Loaded};
 use crate::demo;
 use crate::proxy::engine;
+use crate::service;
 use crate::telemetry::log;
 use crate::tls::{self, LocalCa};
 
@@ -50,6 +53,10 @@ enum Command {
     Run {
         /// Default: gateway.yaml here, else the system's
         file: Option<PathBuf>,
+        /// Write wardgate.log and access.log into this directory, and rotate them, instead of
+        /// standard error and standard output
+        #[arg(long, value_name = "DIR")]
+        logs: Option<PathBuf>,
     },
     /// Check a configuration and list everything that is wrong with it
     Check {
@@ -96,13 +103,18 @@ enum Command {
         #[arg(long, default_value = "demo")]
         name: String,
     },
+    /// Install, control or be the Windows service
+    Service {
+        #[command(subcommand)]
+        command: windows_service::Command,
+    },
     /// Print the version
     Version,
 }
 
-/// Runs the program.
+/// Runs the program, supervised by `manager`.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(manager: service::Manager) -> ExitCode {
     tls::install();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -113,7 +125,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match perform(arguments.command) {
+    match perform(arguments.command, manager) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("wardgate: {error:#}");
@@ -122,12 +134,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn perform(command: Command) -> anyhow::Result<u8> {
+fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
     match command {
-        Command::Run { file } => match load(file.as_deref())? {
+        Command::Run { file, logs } => match load(file.as_deref())? {
             Ok(loaded) => {
                 let path = config::find(file.as_deref());
-                run(loaded, Some(path), &invocation(Some(file.as_deref())))
+                let by = invocation(Some(file.as_deref()));
+                run(loaded, Some(path), &by, logs.as_deref(), manager)
             }
             Err(code) => Ok(code),
         },
@@ -139,12 +152,13 @@ fn perform(command: Command) -> anyhow::Result<u8> {
         Command::Reload(place) => ask::reload(&place),
         Command::Status { place, json } => ask::status(&place, json),
         Command::Schema => print(&format!("{:#}\n", config::schema::json())),
-        Command::Proxy { from, to } => proxy(&from, &to),
+        Command::Proxy { from, to } => proxy(&from, &to, manager),
         Command::Trust { file } => match load(file.as_deref())? {
             Ok(loaded) => trust(&loaded),
             Err(code) => Ok(code),
         },
         Command::DemoBackend { bind, name } => demo_backend(bind, &name),
+        Command::Service { command } => windows_service::perform(command),
         Command::Version => print(&format!("wardgate {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }
@@ -185,30 +199,56 @@ fn check(file: Option<&Path>) -> anyhow::Result<u8> {
     })
 }
 
-fn run(loaded: Loaded, file: Option<PathBuf>, by: &app::Invocation) -> anyhow::Result<u8> {
-    let control = log::install(&loaded.config.log)?;
-    report_panics();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = loaded.config.runtime.threads {
-        runtime.worker_threads(threads);
-    }
-    let runtime = runtime.enable_all().build()?;
+fn run(
+    loaded: Loaded,
+    file: Option<PathBuf>,
+    by: &app::Invocation,
+    logs: Option<&Path>,
+    mut manager: service::Manager,
+) -> anyhow::Result<u8> {
     let is_for_people = log::is_text(&loaded.config.log);
-    let launch = app::Launch::new(loaded, file, control);
-    let outcome = runtime.block_on(app::run(launch, |greeting| {
+    let own_file = logs.map(|logs| log_file(logs, "wardgate.log"));
+    let control = log::install(&loaded.config.log, own_file.as_ref(), manager.error_log())?;
+    report_panics();
+    let greet = |greeting: &app::Greeting<'_>| {
         if is_for_people && std::io::stderr().is_terminal() {
             eprint!("{}", greeting.text(by));
         }
-    }));
+    };
+    let threads = loaded.config.runtime.threads;
+    let access_file = logs.map(|logs| log_file(logs, "access.log"));
+    let launch = app::Launch::new(loaded, file, control).with_access_file(access_file);
+    let Err(error) = serve(launch, threads, &mut manager, greet) else { return Ok(0) };
+    manager.failed(&format!("did not start: {error:#}"));
+    if is_for_people {
+        return Err(error);
+    }
+    let error: &dyn std::error::Error = error.as_ref();
+    tracing::error!(error, "did not start");
+    Ok(FAILED)
+}
+
+/// A log that nobody has said more about than the directory: at most 1.5 GiB over two weeks.
+fn log_file(directory: &Path, name: &str) -> LogFile {
+    LogFile { path: directory.join(name), daily: true, max_size: Some(100 << 20), keep: 14 }
+}
+
+/// Serves until the end.
+fn serve(
+    launch: app::Launch,
+    threads: Option<usize>,
+    manager: &mut service::Manager,
+    greet: impl FnOnce(&app::Greeting<'_>),
+) -> anyhow::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build()?;
+    let outcome = runtime.block_on(app::run(launch, manager, greet));
     // What outlived the drain is not waited for.
     runtime.shutdown_background();
-    match outcome {
-        Err(error) if !is_for_people => {
-            tracing::error!(error = &error as &dyn std::error::Error, "did not start");
-            Ok(FAILED)
-        }
-        outcome => Ok(outcome.map(|()| 0)?),
-    }
+    Ok(outcome?)
 }
 
 /// How this program was called, and with which file; `None` without one.
@@ -239,7 +279,7 @@ fn report_panics() {
 }
 
 /// A configuration of one site, made from the command line.
-fn proxy(from: &str, to: &str) -> anyhow::Result<u8> {
+fn proxy(from: &str, to: &str, manager: service::Manager) -> anyhow::Result<u8> {
     let (name, port) = match from.rsplit_once(':') {
         Some((name, port)) if port.parse::<u16>().is_ok() && !name.is_empty() => (name, port),
         _ => (from, "443"),
@@ -255,7 +295,7 @@ fn proxy(from: &str, to: &str) -> anyhow::Result<u8> {
         quoted(to),
     );
     match config::from_text("the command line", &text, Path::new("")) {
-        Ok(loaded) => run(loaded, None, &invocation(None)),
+        Ok(loaded) => run(loaded, None, &invocation(None), None, manager),
         Err(faults) => {
             // The file does not exist, so its positions would mislead.
             for fault in faults.iter() {
@@ -279,7 +319,7 @@ fn trust(loaded: &Loaded) -> anyhow::Result<u8> {
 fn demo_backend(bind: SocketAddr, name: &str) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut stops = app::signal::StopRequests::listen()?;
+        let mut stops = app::signal::StopRequests::listen(service::Stops::none())?;
         let server = demo::DemoBackend::bind(bind, name).await?;
         print(&format!("demo backend on http://{}/\n", server.local_addr()))?;
         let stop = CancellationToken::new();

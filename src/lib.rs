@@ -32,7 +32,7 @@
 //! ```text
 //!                cli ───────────────► demo
 //!                 │
-//!                app
+//!                app ───────────────► service; acme, on tls
 //!        ┌────────┴────────┐
 //!      admin            listen ──────► task
 //!        └────────┬────────┘
@@ -53,8 +53,9 @@
 //! [`telemetry`] tells the operator. [`route`] finds what handles a request, [`upstream`] where it
 //! goes, [`filter`] whether it may and with which fields, [`tls`] who may be trusted, and none of
 //! them knows what a request is answered; [`proxy`] joins them for one request, [`listen`] owns the
-//! connections, [`app`] the process. Pingora is named in `proxy`, `upstream::peer` and
-//! `listen`'s connections only, rustls in `tls`.
+//! connections, [`app`] the process, and [`service`] is the way to whoever supervises that. [`acme`]
+//! knows when a certificate is due and how it comes about. Pingora is named in `proxy`,
+//! `upstream::peer` and `listen`'s connections only, rustls in `tls`.
 //!
 //! # One request
 //!
@@ -117,6 +118,7 @@
 //! [`Table`]: tls::Table
 //! [`Tickets`]: tls::Tickets
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod cli;
@@ -127,6 +129,7 @@ pub mod listen;
 pub mod net;
 pub mod proxy;
 pub mod route;
+pub mod service;
 pub mod task;
 pub mod telemetry;
 pub mod tls;

@@ -4,6 +4,7 @@
 //! Each rule is a function from one source to its faults, and has a test with a sample that breaks
 //! it, so that no rule can pass because it stopped looking.
 
+mod event;
 mod source;
 
 use std::collections::BTreeSet;

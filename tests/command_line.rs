@@ -48,9 +48,9 @@ async fn the_exit_status_and_the_message_say_what_happened() {
         ("faulty.yaml", "sites:\n  app.test: { upstraem: app }\n"),
         ("bytes.yaml", "sites: \u{0}"),
     ]);
-    let rows: [(&[&str], i32, &str); 19] = [
+    let rows: [(&[&str], i32, &str); 20] = [
         (&["--help"], 0, "Exit status:"),
-        (&["help", "run"], 0, "Usage: wardgate run [FILE]"),
+        (&["help", "run"], 0, "Usage: wardgate run [OPTIONS] [FILE]"),
         (&["--version"], 0, env!("CARGO_PKG_VERSION")),
         (&["version"], 0, env!("CARGO_PKG_VERSION")),
         (&["schema"], 0, "\"$schema\""),
@@ -72,6 +72,7 @@ async fn the_exit_status_and_the_message_say_what_happened() {
             "\"http://localhost:5000\"?",
         ),
         (&["demo-backend", "--bind", &taken], 1, "in use"),
+        (&["service", "status"], 1, "on Linux use the systemd units"),
     ];
     for (arguments, code, text) in rows {
         let output = wardgate(directory.path(), arguments).await;

@@ -35,6 +35,9 @@ mod reload;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod service;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tls;

@@ -1,5 +1,8 @@
 //! What the logs say, and what they never say.
 
+mod rotation;
+mod secret;
+
 use serde_json::Value;
 
 use crate::support::{Gateway, Origin, field, run};

@@ -106,7 +106,7 @@ async fn known_traffic_is_counted_where_it_belongs() {
         "wardgate_requests_total{site=\"\",route=\"\",code=\"4xx\"} 1".to_owned(),
         "wardgate_requests_refused_total{error=\"bad_request\"} 1".to_owned(),
         "wardgate_requests_failed_total{error=\"upstream_refused\"} 1".to_owned(),
-        "wardgate_requests_in_flight 0".to_owned(),
+        format!("wardgate_requests_in_flight{{{route}}} 0"),
         format!("{} 3", attempt("answered")),
         format!("{} 1", attempt("server_error")),
         "wardgate_connections_accepted_total{listener=\"web\"} 6".to_owned(),
@@ -129,6 +129,23 @@ async fn known_traffic_is_counted_where_it_belongs() {
         assert!(text.lines().any(|line| line.starts_with(beginning)), "{beginning}\n{text}");
     }
     assert!(text.contains(",outcome=\"unreachable\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_in_flight_counts_for_its_route() {
+    let origin = origin().await;
+    let gateway = gateway(&origin).await;
+    let line = |site: &str, route: &str, count: u32| {
+        format!("wardgate_requests_in_flight{{site=\"{site}\",route=\"{route}\"}} {count}")
+    };
+    origin.hold();
+    let client = gateway.client_of("web").host("app.test");
+    let reply = tokio::spawn(async move { client.get("/app/held").await });
+    origin.received(1).await;
+    scrape_until(&gateway, &[line("app.test", "/app/*", 1), line("", "", 0)]).await;
+    origin.release();
+    assert_eq!(reply.await.unwrap().status, 200);
+    scrape_until(&gateway, &[line("app.test", "/app/*", 0), line("", "", 0)]).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::control::{Control, LastReload, Reload};
 use crate::config::Loaded;
+use crate::config::process::LogFile;
 use crate::telemetry::log::LogControl;
 
 /// Requests for a reload that wait; whoever comes beyond that waits for a turn to ask.
@@ -18,6 +19,8 @@ pub struct Launch {
     /// What a reload reads again; `None` when the configuration comes from the command line.
     pub(super) file: Option<PathBuf>,
     pub(super) log: LogControl,
+    /// Where access lines go instead of standard output.
+    pub(super) access_file: Option<LogFile>,
     pub(super) control: Control,
     pub(super) requests: mpsc::Receiver<Reload>,
     pub(super) last: LastReload,
@@ -28,7 +31,15 @@ impl Launch {
     #[must_use]
     pub fn new(loaded: Loaded, file: Option<PathBuf>, log: LogControl) -> Self {
         let (control, requests) = Control::channel(PENDING);
-        Self { loaded, file, log, control, requests, last: LastReload::default() }
+        let last = LastReload::default();
+        Self { loaded, file, log, access_file: None, control, requests, last }
+    }
+
+    /// The same with access lines in `file` where the configuration leaves them to standard output.
+    #[must_use]
+    pub fn with_access_file(mut self, file: Option<LogFile>) -> Self {
+        self.access_file = file;
+        self
     }
 
     /// For whoever may ask for a reload, such as a service manager.

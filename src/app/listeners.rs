@@ -16,7 +16,7 @@ use super::StartError;
 use super::prepare::Basis;
 use crate::config::listener::{BindAddress, Listener, Protocol};
 use crate::listen::connection::{Door, Surroundings, enable_fast_open};
-use crate::listen::{Bound, bind_address};
+use crate::listen::{Bound, Inherited, bind_address};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
 use crate::telemetry::metrics::ListenerMetrics;
@@ -147,14 +147,15 @@ impl Socket {
     }
 }
 
-/// Finds a socket for every address of `listeners`: those at `present` where there is one, else new
-/// ones.
+/// Finds sockets for every address of `listeners`: those at `present` where there are any, else
+/// `inherited` ones, else new ones. What nobody has inherited is closed.
 ///
 /// # Errors
 /// [`StartError`] for the first address that cannot be had. What was bound is closed again.
 pub(super) fn place(
     listeners: &[Listener],
     present: &[Place],
+    mut inherited: Inherited,
 ) -> Result<Vec<NextSocket>, StartError> {
     let wanted: Vec<(usize, BindAddress)> = listeners
         .iter()
@@ -166,18 +167,26 @@ pub(super) fn place(
     let mut sockets = Vec::new();
     for ((index, address), kept) in wanted.into_iter().zip(assign(present, &named)) {
         let listener = &listeners[index];
-        let (local, origin) = match kept {
-            Some(kept) => (present[kept].local, Origin::Kept(kept)),
-            None => bound(listener, address)?,
+        let found: Vec<_> = if kept.is_empty() {
+            let bound = match inherited.take(address) {
+                none if none.is_empty() => vec![bind_address(listener, address)?],
+                taken => taken,
+            };
+            bound.into_iter().map(|bound| fresh(listener, bound)).collect::<Result<_, _>>()?
+        } else {
+            kept.into_iter().map(|kept| (present[kept].local, Origin::Kept(kept))).collect()
         };
-        let at = Place { listener: listener.name.clone(), address, local };
-        sockets.push(NextSocket { listener: index, at, origin });
+        for (local, origin) in found {
+            let at = Place { listener: listener.name.clone(), address, local };
+            sockets.push(NextSocket { listener: index, at, origin });
+        }
     }
+    inherited.close();
     Ok(sockets)
 }
 
-fn bound(listener: &Listener, address: BindAddress) -> Result<(SocketAddr, Origin), StartError> {
-    let Bound { socket: handle, local } = bind_address(listener, address)?;
+fn fresh(listener: &Listener, bound: Bound) -> Result<(SocketAddr, Origin), StartError> {
+    let Bound { socket: handle, local } = bound;
     if let Some(queue) = listener.tcp_fast_open {
         enable_fast_open(&handle, queue).map_err(StartError::Socket)?;
     }
@@ -185,25 +194,29 @@ fn bound(listener: &Listener, address: BindAddress) -> Result<(SocketAddr, Origi
     Ok((local, Origin::Bound { socket: socket.map_err(StartError::Socket)?, handle }))
 }
 
-/// By wanted address: the index in `present` of the socket that serves it on. One of the listener of
-/// the same name goes first; a free port (0) is nobody else's.
-fn assign(present: &[Place], wanted: &[(&str, BindAddress)]) -> Vec<Option<usize>> {
+/// By wanted address: the indices in `present` of the sockets that serve it on; two where one for
+/// each family was inherited. Those of the listener of the same name go first; a free port (0) is
+/// nobody else's.
+fn assign(present: &[Place], wanted: &[(&str, BindAddress)]) -> Vec<Vec<usize>> {
     let mut is_free = vec![true; present.len()];
-    let mut take = |is_wanted: &dyn Fn(&Place) -> bool| {
-        let found = present.iter().enumerate().find(|(at, it)| is_free[*at] && is_wanted(it));
-        let found = found.map(|(at, _)| at);
-        if let Some(at) = found {
-            is_free[at] = false;
+    let mut take = |address: BindAddress, is_wanted: &dyn Fn(&Place) -> bool| {
+        let most = if is_any_port(address) { 1 } else { usize::MAX };
+        let found = present.iter().enumerate().filter(|(at, it)| is_free[*at] && is_wanted(it));
+        let found: Vec<usize> = found.map(|(at, _)| at).take(most).collect();
+        for at in &found {
+            is_free[*at] = false;
         }
         found
     };
-    let mut found: Vec<Option<usize>> = wanted
+    let mut found: Vec<Vec<usize>> = wanted
         .iter()
-        .map(|(name, address)| take(&|it| it.listener == *name && it.address == *address))
+        .map(|(name, address)| take(*address, &|it| it.listener == *name && it.address == *address))
         .collect();
     for (found, (_, address)) in found.iter_mut().zip(wanted) {
-        if found.is_none() && !is_any_port(*address) {
-            *found = take(&|it| it.address == *address || BindAddress::Addr(it.local) == *address);
+        if found.is_empty() && !is_any_port(*address) {
+            let is_there =
+                |it: &Place| it.address == *address || BindAddress::Addr(it.local) == *address;
+            *found = take(*address, &is_there);
         }
     }
     found
@@ -270,7 +283,23 @@ mod tests {
             };
             let places: Vec<Place> = present.iter().map(at).collect();
             let asked: Vec<_> = wanted.iter().map(|(name, text)| (*name, address(text))).collect();
-            assert_eq!(assign(&places, &asked), expected, "{present:?} {wanted:?}");
+            let found = assign(&places, &asked);
+            let found: Vec<_> = found.iter().map(|found| found.first().copied()).collect();
+            assert_eq!(found, expected, "{present:?} {wanted:?}");
         }
+    }
+
+    #[test]
+    fn both_sockets_of_a_bare_port_are_kept() {
+        let place = |local: &str| Place {
+            listener: "web".to_owned(),
+            address: address(":80"),
+            local: local.parse().unwrap(),
+        };
+        let pair = [place("[::]:80"), place("0.0.0.0:80")];
+        for name in ["web", "renamed"] {
+            assert_eq!(assign(&pair, &[(name, address(":80"))]), [vec![0, 1]], "{name}");
+        }
+        assert_eq!(assign(&pair, &[("web", address("0.0.0.0:80"))]), [vec![1]], "IPv4 alone");
     }
 }

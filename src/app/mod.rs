@@ -14,9 +14,10 @@ mod reload;
 mod running;
 pub mod signal;
 pub mod state;
+mod supervise;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,9 +25,10 @@ use tokio::sync::mpsc;
 
 use crate::admin::control::Reload;
 use crate::config::process::Shutdown;
-use crate::listen::BindError;
+use crate::listen::{BindError, Inherited};
 use crate::proxy::failure::Failure;
 use crate::proxy::gateway::Shared;
+use crate::service;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLogError;
 use crate::tls::server_config::ServerConfigError;
@@ -40,8 +42,9 @@ use inputs::Inputs;
 pub use launch::Launch;
 use prepare::{Basis, prepare};
 use running::Running;
-use signal::StopRequests;
+use signal::{ReloadRequests, StopRequests};
 use state::{Stage, State};
+use supervise::Pulse;
 
 /// Time the access log gets to write what it holds when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
@@ -95,40 +98,75 @@ pub enum StartError {
     Panicked,
 }
 
-/// Runs a gateway until it is told to stop. `on_ready` is called once it serves.
+/// Runs a gateway until it is told to stop, and tells `manager` how it goes. `on_ready` is called
+/// once it serves.
 ///
 /// # Errors
-/// [`StartError`]; after the start nothing ends it but a signal.
-pub async fn run(launch: Launch, on_ready: impl FnOnce(&Greeting<'_>)) -> Result<(), StartError> {
+/// [`StartError`]; after the start nothing ends it but a request to stop.
+pub async fn run(
+    launch: Launch,
+    manager: &mut service::Manager,
+    on_ready: impl FnOnce(&Greeting<'_>),
+) -> Result<(), StartError> {
     let stage = Stage::new();
     stage.enter(State::Initializing);
-    let mut stops = StopRequests::listen().map_err(StartError::Signals)?;
-    let hangups = signal::Hangups::listen().map_err(StartError::Signals)?;
-    let (mut running, mut requests) = start(launch, stage.clone()).await?;
+    let mut stops = StopRequests::listen(manager.take_stops()).map_err(StartError::Signals)?;
+    let reloads = ReloadRequests::listen(manager.take_reloads()).map_err(StartError::Signals)?;
+    let inherited = manager.take_sockets();
+    let (mut running, mut requests) = start(launch, inherited, stage.clone()).await?;
     stage.enter(State::Running);
+    greet(&running, on_ready);
+    let pulse = begin_background(&running, reloads, manager);
+    manager.ready(&supervise::summary(&running));
+    let life = async {
+        let reason = serve(&mut running, &mut requests, &mut stops, manager).await;
+        drop(requests);
+        let shutdown = running.generation().config.shutdown;
+        manager.stopping(supervise::longest_end(shutdown));
+        announce_stop(reason, running.census.count(), shutdown);
+        stage.enter(State::Stopping);
+        drain(&mut running, shutdown, &mut stops).await;
+    };
+    tokio::select! {
+        () = life => {}
+        never = pulse.beat() => match never {},
+    }
+    running.background.stop();
+    running.background.finish(LAST_STEPS).await;
+    stage.enter(State::Terminated);
+    say_goodbye(&running.shared).await;
+    Ok(())
+}
+
+fn greet(running: &Running, on_ready: impl FnOnce(&Greeting<'_>)) {
     let generation = running.generation();
     tracing::info!(sites = generation.config.sites.len(), pools = generation.pools.len(), "ready");
     let ports = generation.listeners().iter().map(|listener| listener.port).enumerate().collect();
     let admin = running.admin_address();
     on_ready(&Greeting { config: &generation.config, ports: &ports, admin });
-    drop(generation);
-    let (background, control) = (running.background.clone(), running.control.clone());
-    let (stop, files) = (background.stop_token(), running.watched.subscribe());
-    background.spawn("hangup", hangups.reload(control.clone(), background.stop_token()));
+}
+
+/// Starts what asks for reloads, and what feeds a watchdog as long as the pulse is felt.
+fn begin_background(
+    running: &Running,
+    reloads: ReloadRequests,
+    manager: &service::Manager,
+) -> Pulse {
+    let (background, control) = (&running.background, &running.control);
+    background.spawn("reloads", reloads.pass_on(control.clone(), background.stop_token()));
     if running.file.is_some() {
-        background.spawn("files", watch::watch(control, files, stop));
+        let files = running.watched.subscribe();
+        background.spawn("files", watch::watch(control.clone(), files, background.stop_token()));
     }
-    let reason = serve(&mut running, &mut requests, &mut stops).await;
-    drop(requests);
-    let shutdown = running.generation().config.shutdown;
-    announce_stop(reason, running.census.count(), shutdown);
-    stage.enter(State::Stopping);
-    drain(&mut running, shutdown, &mut stops).await;
-    background.stop();
-    background.finish(LAST_STEPS).await;
-    stage.enter(State::Terminated);
-    say_goodbye(&running.shared).await;
-    Ok(())
+    let (pulse, probe) = Pulse::begin();
+    if let Some(watchdog) = manager.watchdog() {
+        let is_alive = move || {
+            let probe = probe.clone();
+            async move { probe.feel().await }
+        };
+        background.spawn("watchdog", watchdog.feed(is_alive, background.stop_token()));
+    }
+    pulse
 }
 
 fn announce_stop(reason: &'static str, connections: usize, shutdown: Shutdown) {
@@ -147,9 +185,10 @@ async fn say_goodbye(shared: &Shared) {
 /// Builds what the configuration needs, and puts it in force.
 async fn start(
     launch: Launch,
+    inherited: Vec<TcpListener>,
     stage: Stage,
 ) -> Result<(Running, mpsc::Receiver<Reload>), StartError> {
-    let Launch { loaded, file, log, control, requests, last } = launch;
+    let Launch { loaded, file, log, access_file, control, requests, last } = launch;
     let certificates = Arc::new(Certificates::new(Tickets::new()?));
     let basis = Basis {
         current: None,
@@ -160,15 +199,16 @@ async fn start(
         store: Arc::clone(&certificates.store),
         tickets: certificates.tickets.clone(),
         metrics: begin_metrics(),
+        access_file: access_file.clone(),
     };
     let metrics = Arc::clone(&basis.metrics);
     let path = file.clone();
     let first = tokio::task::spawn_blocking(move || {
         let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
-        prepare(&loaded, inputs, &basis)
+        prepare(&loaded, inputs, &basis, Inherited::new(inherited))
     });
     let first = first.await.map_err(|_| StartError::Panicked)??;
-    let launch = (file, log, control, last);
+    let launch = (file, log, access_file, control, last);
     let mut running = Running::new(&first, certificates, metrics, stage, launch);
     running.put_in_force(first);
     let keep =
@@ -186,10 +226,11 @@ async fn serve(
     running: &mut Running,
     requests: &mut mpsc::Receiver<Reload>,
     stops: &mut StopRequests,
+    manager: &service::Manager,
 ) -> &'static str {
     let reload = async {
         while let Some(request) = requests.recv().await {
-            running.reload(request).await;
+            running.reload(request, manager).await;
         }
         // Whoever may ask is gone; the process itself may.
         std::future::pending().await

@@ -14,9 +14,10 @@ use super::desk;
 use super::inputs::Inputs;
 use super::listeners::{self, NextDoor, NextSocket, Place};
 use crate::admin::{Token, View};
-use crate::config::process::Admin;
+use crate::config::process::{AccessLog as Destination, Admin, Log, LogFile};
 use crate::config::upstream::Upstream;
 use crate::config::{Config, Loaded, effective};
+use crate::listen::Inherited;
 use crate::listen::connection::Door;
 use crate::proxy::generation::Generation;
 use crate::telemetry::Metrics;
@@ -35,6 +36,8 @@ pub(super) struct Basis {
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
     pub(super) metrics: Arc<Metrics>,
+    /// Where access lines go instead of standard output.
+    pub(super) access_file: Option<LogFile>,
 }
 
 /// What serves now.
@@ -88,7 +91,8 @@ pub(super) struct AdminPlace {
     pub(super) token: Option<Token>,
 }
 
-/// Builds what the configuration `loaded` needs. Blocks on files, and needs a runtime for its sockets.
+/// Builds what the configuration `loaded` needs, with `inherited` sockets where they fit. Blocks on
+/// files, and needs a runtime for its sockets.
 ///
 /// # Errors
 /// [`StartError`] for the first thing that cannot be had.
@@ -96,9 +100,10 @@ pub(super) fn prepare(
     loaded: &Loaded,
     inputs: Inputs,
     basis: &Basis,
+    inherited: Inherited,
 ) -> Result<Prepared, StartError> {
     let config = loaded.config.clone();
-    let sockets = listeners::place(&config.listeners, &basis.sockets)?;
+    let sockets = listeners::place(&config.listeners, &basis.sockets, inherited)?;
     let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref())?;
     let (table, sources) = certificates::load(&config, SystemTime::now())?;
     let current = basis.current.as_ref();
@@ -107,7 +112,7 @@ pub(super) fn prepare(
         Some(current) if is_same_access(&current.generation.config, &config) => {
             Arc::clone(&current.access)
         }
-        Some(_) | None => Arc::new(AccessLog::open(&config.log)?),
+        Some(_) | None => Arc::new(AccessLog::open(&logs(&config, basis))?),
     };
     let door = |listener| NextDoor::new(listener, basis);
     let doors = config.listeners.iter().map(door).collect::<Result<Vec<_>, _>>()?;
@@ -155,6 +160,15 @@ fn next_admin(
         }
         Err(source) => Err(StartError::Admin { address, source }),
     }
+}
+
+/// `log:`, with a file in the place of standard output where there is to be one.
+fn logs(config: &Config, basis: &Basis) -> Log {
+    let mut log = config.log.clone();
+    if let (Destination::Stdout, Some(file)) = (&log.access, &basis.access_file) {
+        log.access = Destination::File(file.clone());
+    }
+    log
 }
 
 fn is_same_access(one: &Config, other: &Config) -> bool {

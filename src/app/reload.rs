@@ -9,8 +9,11 @@ use super::StartError;
 use super::inputs::Inputs;
 use super::prepare::{Basis, Prepared, prepare};
 use super::running::Running;
+use super::supervise;
 use crate::admin::control::{Attempted, Outcome, Reload};
 use crate::config::{self, Config, Diagnostics, LoadError};
+use crate::listen::Inherited;
+use crate::service::Manager;
 
 /// Who asks when a file has changed.
 pub(super) const FILE: &str = "file";
@@ -46,32 +49,59 @@ struct Renewed {
 }
 
 impl Running {
-    /// Does what `request` asks for, and answers it. Dropped before its end it has done nothing.
-    pub(super) async fn reload(&mut self, request: Reload) {
+    /// Does what `request` asks for, and answers it; `manager` hears of it unless files only had to be
+    /// looked at again. Dropped before its end it has done nothing.
+    pub(super) async fn reload(&mut self, request: Reload, manager: &Manager) {
         let started = Instant::now();
-        let outcome = self.renew(request.reason).await;
+        let Reload { reason, answer } = request;
+        let is_asked_for = reason != FILE;
+        if is_asked_for {
+            manager.reloading();
+        }
+        // Whoever moves a log file away asks for a reload, whatever the configuration says by then.
+        self.shared.access.load().reopen();
+        let begin = || {
+            if !is_asked_for {
+                manager.reloading();
+            }
+        };
+        let outcome = self.renew(reason, begin).await;
         let seconds = started.elapsed().as_secs_f64();
-        let reason = request.reason;
         let last = self.last.get();
-        let is_news = reason != FILE || is_news(last.as_ref().map(|last| &last.outcome), &outcome);
-        log_outcome(reason, &outcome, seconds, is_news);
+        let told = without_excerpts(outcome.clone());
+        let is_news = is_asked_for || is_news(last.as_ref().map(|last| &last.outcome), &told);
+        log_outcome(reason, &told, seconds, is_news);
         if is_news {
             let at = SystemTime::now();
             self.shared.metrics.reloaded(outcome.as_str(), at);
-            self.last.note(Attempted { at, reason, outcome: outcome.clone() });
+            self.last.note(Attempted { at, reason, outcome: told });
+        }
+        if is_news || !matches!(outcome, Outcome::Unchanged { .. }) {
+            manager.ready(&supervise::summary(self));
         }
         // Nobody need listen.
-        let _ = request.answer.send(outcome);
+        let _ = answer.send(outcome);
     }
 
-    async fn renew(&mut self, reason: &'static str) -> Outcome {
+    /// Calls `begin` when something differs from what is in force, and before it is built.
+    async fn renew(&mut self, reason: &'static str, begin: impl FnOnce()) -> Outcome {
         let generation = self.generation().number;
         let Some(file) = self.file.clone() else { return Outcome::Unchanged { generation } };
         let basis = self.basis();
-        let renewed = tokio::task::spawn_blocking(move || renewed(&file, &basis, reason)).await;
-        match renewed.unwrap_or_else(|_| Err(Rejection::Panicked.into())) {
-            Ok(None) => Outcome::Unchanged { generation },
-            Ok(Some(Renewed { prepared, warnings })) => {
+        let look = tokio::task::spawn_blocking(move || (basis.inputs.again(), basis)).await;
+        let renewed = match look {
+            Ok((inputs, basis)) if inputs.is_same(&basis.inputs) => {
+                return Outcome::Unchanged { generation };
+            }
+            Ok((inputs, basis)) => {
+                begin();
+                let renewed = move || renewed(&file, &inputs, &basis, reason);
+                tokio::task::spawn_blocking(renewed).await.unwrap_or_else(|_| panicked())
+            }
+            Err(_) => panicked(),
+        };
+        match renewed {
+            Ok(Renewed { prepared, warnings }) => {
                 let mut warnings = warnings.to_string();
                 for kept in self.apply(prepared) {
                     tracing::warn!(setting = kept, "needs a restart to change");
@@ -111,21 +141,21 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     settings.iter().filter(|(_, is_same)| !is_same).map(|(name, _)| *name).collect()
 }
 
-/// What is to be put in force; `None` when nothing differs. Blocks on files.
-fn renewed(file: &Path, basis: &Basis, reason: &str) -> Result<Option<Renewed>, Refused> {
-    let before = basis.inputs.again();
-    if before.is_same(&basis.inputs) {
-        return Ok(None);
-    }
+fn panicked() -> Result<Renewed, Refused> {
+    Err(Rejection::Panicked.into())
+}
+
+/// What is to be put in force, `inputs` being what is there now. Blocks on files.
+fn renewed(file: &Path, inputs: &Inputs, basis: &Basis, reason: &str) -> Result<Renewed, Refused> {
     let loaded = config::load(file).map_err(Rejection::from)?;
     if reason == FILE && loaded.config.sites.is_empty() {
         return Err(Rejection::NoSites(file.to_owned()).into());
     }
-    let inputs = Inputs::of(Some(file), &loaded, &before);
+    let inputs = Inputs::of(Some(file), &loaded, inputs);
     let files = inputs.paths();
-    let prepared = prepare(&loaded, inputs, basis)
+    let prepared = prepare(&loaded, inputs, basis, Inherited::default())
         .map_err(|error| Refused { rejection: Box::new(error.into()), files })?;
-    Ok(Some(Renewed { prepared, warnings: loaded.warnings }))
+    Ok(Renewed { prepared, warnings: loaded.warnings })
 }
 
 impl From<Rejection> for Refused {
@@ -148,6 +178,19 @@ impl Rejection {
         }
         text.push('\n');
         text
+    }
+}
+
+/// `outcome` for the log and for `/status`, which others read than those who may read the file.
+fn without_excerpts(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Applied { generation, warnings } => {
+            Outcome::Applied { generation, warnings: config::without_excerpts(&warnings) }
+        }
+        Outcome::Unchanged { .. } => outcome,
+        Outcome::Rejected { generation, faults } => {
+            Outcome::Rejected { generation, faults: config::without_excerpts(&faults) }
+        }
     }
 }
 

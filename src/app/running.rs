@@ -18,6 +18,7 @@ use super::listeners::{NextSocket, Origin, Socket};
 use super::prepare::{AdminPlace, Basis, Current, NextAdmin, Prepared};
 use super::state::Stage;
 use crate::admin::{self, Control, Desk, LastReload, View};
+use crate::config::process::LogFile;
 use crate::listen::connection::{Census, Door, Surroundings, accept};
 use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
@@ -46,6 +47,8 @@ pub(super) struct Running {
     pub(super) watched: watch::Sender<Vec<PathBuf>>,
     pub(super) stage: Stage,
     pub(super) log: LogControl,
+    /// Where access lines go instead of standard output.
+    access_file: Option<LogFile>,
     pub(super) control: Control,
     pub(super) last: LastReload,
     /// What lasts as long as the process.
@@ -90,7 +93,7 @@ impl Running {
         certificates: Arc<Certificates>,
         metrics: Arc<Metrics>,
         stage: Stage,
-        launch: (Option<PathBuf>, LogControl, Control, LastReload),
+        launch: (Option<PathBuf>, LogControl, Option<LogFile>, Control, LastReload),
     ) -> Self {
         let shared = Arc::new(Shared::new(
             Arc::clone(&first.generation),
@@ -98,7 +101,7 @@ impl Running {
             Arc::clone(&first.access),
             metrics,
         ));
-        let (file, log, control, last) = launch;
+        let (file, log, access_file, control, last) = launch;
         Self {
             engine: Arc::new(Engine::new(Arc::clone(&shared))),
             shared,
@@ -109,6 +112,7 @@ impl Running {
             watched: watch::Sender::default(),
             stage,
             log,
+            access_file,
             control,
             last,
             background: Tasks::new(),
@@ -139,6 +143,7 @@ impl Running {
             store: Arc::clone(&self.certificates.store),
             tickets: self.certificates.tickets.clone(),
             metrics: Arc::clone(&self.shared.metrics),
+            access_file: self.access_file.clone(),
         }
     }
 

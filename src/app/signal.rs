@@ -1,24 +1,47 @@
-//! What the system tells the process.
+//! What the system and the service manager tell the process.
+
+use std::io;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::control::Control;
+use crate::service;
 
 /// Requests to stop, one after the other: the first drains, the second cuts.
-#[cfg(unix)]
 #[derive(Debug)]
 pub struct StopRequests {
+    signals: StopSignals,
+    manager: service::Stops,
+}
+
+impl StopRequests {
+    /// Takes the signals over from the system, and listens to `manager` as well.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen(manager: service::Stops) -> io::Result<Self> {
+        Ok(Self { signals: StopSignals::listen()?, manager })
+    }
+
+    /// The next request, and what it was.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            reason = self.signals.next() => reason,
+            reason = self.manager.next() => reason,
+        }
+    }
+}
+
+#[cfg(unix)]
+#[derive(Debug)]
+struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-impl StopRequests {
-    /// Takes SIGTERM and SIGINT over from the system.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn listen() -> std::io::Result<Self> {
+impl StopSignals {
+    fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -26,8 +49,7 @@ impl StopRequests {
         })
     }
 
-    /// The next request, and what it was.
-    pub async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -35,10 +57,9 @@ impl StopRequests {
     }
 }
 
-/// Requests to stop, one after the other: the first drains, the second cuts.
 #[cfg(windows)]
 #[derive(Debug)]
-pub struct StopRequests {
+struct StopSignals {
     interrupt: tokio::signal::windows::CtrlC,
     broken: tokio::signal::windows::CtrlBreak,
     close: tokio::signal::windows::CtrlClose,
@@ -46,12 +67,8 @@ pub struct StopRequests {
 }
 
 #[cfg(windows)]
-impl StopRequests {
-    /// Takes the console's events over from the system.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn listen() -> std::io::Result<Self> {
+impl StopSignals {
+    fn listen() -> io::Result<Self> {
         use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
         Ok(Self {
             interrupt: ctrl_c()?,
@@ -61,8 +78,7 @@ impl StopRequests {
         })
     }
 
-    /// The next request, and what it was.
-    pub async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "Ctrl-C",
             _ = self.broken.recv() => "Ctrl-Break",
@@ -72,46 +88,49 @@ impl StopRequests {
     }
 }
 
-/// Requests to read the configuration again.
-#[cfg(unix)]
+/// Requests to read the configuration again: SIGHUP, which Windows does not have, and those of the
+/// service manager.
 #[derive(Debug)]
-pub struct Hangups(tokio::signal::unix::Signal);
+pub struct ReloadRequests {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+    manager: service::Reloads,
+}
 
-#[cfg(unix)]
-impl Hangups {
-    /// Takes SIGHUP over from the system.
+impl ReloadRequests {
+    /// Takes SIGHUP over from the system, and listens to `manager` as well.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn listen() -> std::io::Result<Self> {
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Self)
+    pub fn listen(manager: service::Reloads) -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            hangup: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+            manager,
+        })
     }
 
-    /// Asks for a reload at every signal until `stop`. Signals that come during one are one.
-    pub async fn reload(mut self, control: Control, stop: CancellationToken) {
-        while let Some(Some(())) = stop.run_until_cancelled(self.0.recv()).await {
-            if let Some(Err(_)) = stop.run_until_cancelled(control.reload("SIGHUP")).await {
+    /// Asks for a reload at every request until `stop`. Requests that come during one are one.
+    pub async fn pass_on(mut self, control: Control, stop: CancellationToken) {
+        while let Some(reason) = stop.run_until_cancelled(self.next()).await {
+            if let Some(Err(_)) = stop.run_until_cancelled(control.reload(reason)).await {
                 return;
             }
         }
     }
-}
 
-/// Windows has no such signal.
-#[cfg(windows)]
-#[derive(Debug)]
-pub struct Hangups;
-
-#[cfg(windows)]
-impl Hangups {
-    /// Takes nothing over.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn listen() -> std::io::Result<Self> {
-        Ok(Self)
+    #[cfg(unix)]
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            // Nothing comes any more once the signal's stream has ended, which it never does.
+            _ = self.hangup.recv() => "SIGHUP",
+            () = self.manager.next() => "service",
+        }
     }
 
-    /// Ends at once.
-    pub async fn reload(self, _: Control, _: CancellationToken) {}
+    #[cfg(windows)]
+    async fn next(&mut self) -> &'static str {
+        self.manager.next().await;
+        "service"
+    }
 }

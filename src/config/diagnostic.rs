@@ -186,6 +186,18 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
+/// `rendered` diagnostics without the lines of the file, which may hold a token, and the hints below
+/// them: place and message remain. For what others than the operator at his terminal may read.
+#[must_use]
+pub fn without_excerpts(rendered: &str) -> String {
+    let is_excerpt = |line: &&str| {
+        let line = line.trim_start_matches(|char: char| char == ' ' || char.is_ascii_digit());
+        line.starts_with('|')
+    };
+    let kept = rendered.lines().filter(|line| !is_excerpt(line) && !line.is_empty());
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// More than this is one mistake repeated by a generator, and nobody scrolls further.
 const SHOWN: usize = 1000;
 
@@ -341,5 +353,24 @@ gateway.yaml:4:17: no upstream is called \"apo\"
         let messages: Vec<_> = faults.iter().map(|entry| entry.message.as_str()).collect();
         assert_eq!(messages, ["first", "second"]);
         assert_eq!((faults.error_count(), faults.warning_count()), (1, 1));
+    }
+
+    #[test]
+    fn places_and_messages_can_be_told_without_the_file() {
+        let source = "admin: { token: hush-hush, bnd: 1 }\nx: hush\n".repeat(9);
+        let mut faults = Diagnostics::new("gateway.yaml", &source);
+        faults.error_hint(
+            Span { line: 1, column: 28, length: 3 },
+            "unknown key \"bnd\"",
+            "\"bind\"",
+        );
+        faults.warning(Span { line: 12, column: 1, length: 1 }, "odd", "");
+        let told = without_excerpts(&faults.to_string());
+        assert_eq!(
+            told,
+            "gateway.yaml:1:28: unknown key \"bnd\"\ngateway.yaml:12:1: warning: odd\n"
+        );
+        let other = "cannot read gateway.yaml: it is a directory\n";
+        assert_eq!(without_excerpts(other), other);
     }
 }

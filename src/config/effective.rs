@@ -4,6 +4,8 @@
 //! from the environment or a file shows as `***`. Everything else loads again to the same
 //! configuration, in the same directory. Never reads a file.
 
+use std::path::Path;
+
 use serde_yaml::{Mapping, Value};
 
 use super::Diagnostics;
@@ -87,7 +89,11 @@ impl View<'_> {
             "storage" => {
                 let base = &self.loaded.written.base;
                 let storage = default_storage(base);
-                let shown = storage.strip_prefix(base).unwrap_or(&storage);
+                let shown = match storage.strip_prefix(base) {
+                    Ok(inside) if inside.as_os_str().is_empty() => Path::new("."),
+                    Ok(inside) => inside,
+                    Err(_) => &storage,
+                };
                 Some(text(&shown.display().to_string()))
             }
             "alpn" if is_in(&LISTENER) => {

@@ -142,7 +142,8 @@ const OURS_UPSTREAM: [&str; 11] = [
 pub(super) fn read_value(node: &Node, reading: &mut Reading) -> Option<HeaderValue> {
     let scalar = value::scalar(node, reading)?;
     let Ok(mut value) = HeaderValue::from_bytes(scalar.text.as_bytes()) else {
-        let message = format!("{} is not the value of a header field", quoted(shown(scalar)));
+        // Not quoted: fields carry keys, and messages are logged.
+        let message = "this text is not the value of a header field";
         let hint = match scalar.text.trim_end_matches('\n').contains('\n') {
             false if scalar.text.ends_with('\n') => "it ends with a line break: write >- or |-",
             true => "it contains a line break",

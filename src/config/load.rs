@@ -12,6 +12,7 @@ use super::grammar::ROOT;
 use super::listener::{self, Listener};
 use super::process::{Admin, Limits, Log, Runtime, Shutdown};
 use super::reading::Reading;
+use super::system::system_directory;
 use super::tree::{self, Map, Node};
 use super::{Config, certificate, filter, interpolate, site, upstream, value};
 use crate::net::CidrSet;
@@ -109,30 +110,19 @@ pub fn find(explicit: Option<&Path>) -> PathBuf {
         return path.to_owned();
     }
     let here = PathBuf::from("gateway.yaml");
-    let system = system_directory().map(|directory| directory.join("gateway.yaml"));
-    match system {
-        Some(system) if !here.exists() && system.exists() => system,
-        _ => here,
-    }
-}
-
-/// Where an installed gateway has its file.
-fn system_directory() -> Option<PathBuf> {
-    if cfg!(windows) {
-        return Some(PathBuf::from(std::env::var_os("ProgramData")?).join("Wardgate"));
-    }
-    Some(PathBuf::from("/etc/wardgate"))
+    let system = system_directory().join("gateway.yaml");
+    if !here.exists() && system.exists() { system } else { here }
 }
 
 /// Where state is kept unless `storage:` says otherwise.
 pub(super) fn default_storage(base: &Path) -> PathBuf {
     let here = if base.as_os_str().is_empty() { Path::new(".") } else { base };
     let directory = std::path::absolute(here).unwrap_or_else(|_| base.to_owned());
-    match system_directory() {
-        Some(system) if system == directory && cfg!(windows) => system,
-        Some(system) if system == directory => PathBuf::from("/var/lib/wardgate"),
-        _ => base.join("certs"),
+    let system = system_directory();
+    if cfg!(windows) && directory.as_os_str().eq_ignore_ascii_case(&system) {
+        return system;
     }
+    if system == directory { PathBuf::from("/var/lib/wardgate") } else { base.join("certs") }
 }
 
 /// The text of a file; the inner error is a fault of its content and the line where it shows.

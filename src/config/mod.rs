@@ -36,6 +36,7 @@ mod reference;
 mod section;
 mod security_headers;
 mod syntax;
+mod system;
 mod template;
 mod tree;
 mod url;
@@ -43,9 +44,10 @@ mod value;
 
 use std::path::PathBuf;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span, without_excerpts};
 pub use load::{LoadError, Loaded, find, from_text, load};
 pub use outline::{Outline, outline};
+pub use system::system_directory;
 
 use crate::net::CidrSet;
 

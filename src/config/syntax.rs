@@ -5,7 +5,7 @@
 
 use serde_saphyr::granit_parser::{ErrorKind, ScanError};
 
-use super::diagnostic::{Diagnostics, Span, quoted};
+use super::diagnostic::{Diagnostics, Span};
 
 /// Reports why `text` is not YAML.
 pub(super) fn report(error: &ScanError, text: &str, out: &mut Diagnostics) {
@@ -15,7 +15,8 @@ pub(super) fn report(error: &ScanError, text: &str, out: &mut Diagnostics) {
     let source = text.lines().nth(line - 1).unwrap_or_default();
     let place = |column, length| Span { line: number(line), column: number(column), length };
     if let Some(found) = unquoted(source, error.kind()) {
-        let message = format!("{} must stand in quotes: {}", quoted(&found.text), found.reason);
+        // Not quoted: it may be a key or a token, and messages are logged.
+        let message = format!("this must stand in quotes: {}", found.reason);
         let length = number(found.text.chars().count());
         out.error_hint(place(found.column, length), message, format!("write '{}'", found.text));
         return;

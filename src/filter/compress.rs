@@ -6,6 +6,8 @@
 //! A response that announces trailers stays as it is: the engine cannot send what ends an encoded
 //! body and trailers after it. Trailers of an encoded body that nobody announced end here.
 
+use std::borrow::Cow;
+
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_TYPE, ETAG, TRAILER, VARY,
@@ -16,7 +18,7 @@ use crate::config::filter::{Coding, Compress as Spec};
 use crate::net::Fields;
 
 /// Fields that vouch for the bytes of a body, which we would change (RFC 9530, RFC 1864).
-const DIGESTS: [HeaderName; 4] = [
+static DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
     HeaderName::from_static("digest"),
@@ -64,7 +66,8 @@ impl Compress {
         Some(coding)
     }
 
-    /// Whether the response would be encoded for a client that can read it.
+    /// Whether the response would be encoded for a client that can read it. What settles it for most
+    /// responses, their length and type, is asked first.
     fn is_eligible(&self, status: StatusCode, response: &HeaderMap) -> bool {
         let has_body = !status.is_informational()
             && !matches!(
@@ -74,12 +77,14 @@ impl Compress {
                     | StatusCode::PARTIAL_CONTENT
                     | StatusCode::NOT_MODIFIED
             );
-        let is_fixed = response.contains_key(CONTENT_ENCODING)
-            || response.contains_key(CONTENT_RANGE)
-            || response.contains_key(TRAILER)
-            || DIGESTS.iter().any(|name| response.contains_key(name))
-            || has_directive(response, "no-transform");
-        has_body && !is_fixed && self.is_large(response) && self.is_of_type(response)
+        let is_fixed = || {
+            response.contains_key(CONTENT_ENCODING)
+                || response.contains_key(CONTENT_RANGE)
+                || response.contains_key(TRAILER)
+                || DIGESTS.iter().any(|name| response.contains_key(name))
+                || has_directive(response, "no-transform")
+        };
+        has_body && self.is_large(response) && self.is_of_type(response) && !is_fixed()
     }
 
     fn is_large(&self, response: &HeaderMap) -> bool {
@@ -92,10 +97,18 @@ impl Compress {
         let Some(Ok(value)) = response.get(CONTENT_TYPE).map(HeaderValue::to_str) else {
             return false;
         };
-        let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let essence = lower(value.split(';').next().unwrap_or_default().trim());
         // Its messages have a compression of their own, and its clients read no other.
         let is_grpc = essence.starts_with("application/grpc");
         !is_grpc && self.types.iter().any(|pattern| covers(pattern, &essence))
+    }
+}
+
+/// In lower case, as nearly all are written.
+fn lower(text: &str) -> Cow<'_, str> {
+    match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => text.to_ascii_lowercase().into(),
+        false => text.into(),
     }
 }
 

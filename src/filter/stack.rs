@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimit};
-use super::{Action, Instance, Rejection, Request, Verdict, fields};
+use super::{Action, Draw, Instance, Rejection, Request, Verdict, fields};
 use crate::config::filter::Coding;
 use crate::net::Fields;
 
@@ -26,8 +26,9 @@ struct Entry {
 #[derive(Debug)]
 pub struct Passage {
     stack: Arc<Stack>,
-    /// What limiters tell the client.
-    told: Vec<(HeaderName, HeaderValue)>,
+    /// What limiters tell the client: the place of each in the stack, and what it has drawn. Made a
+    /// field when there is a response, which can then keep it without another copy.
+    draws: Vec<(usize, Draw)>,
     /// Bytes of the request's body that have come.
     received: u64,
 }
@@ -86,9 +87,9 @@ impl Stack {
         request: &Request<'_>,
         found: &mut dyn FnMut(Finding<'_>),
     ) -> (Passage, Verdict) {
-        let mut passage = Passage { stack: Arc::clone(self), told: Vec::new(), received: 0 };
-        for entry in &self.entries {
-            let verdict = passage.judge(entry, request);
+        let mut passage = Passage { stack: Arc::clone(self), draws: Vec::new(), received: 0 };
+        for (at, entry) in self.entries.iter().enumerate() {
+            let verdict = passage.judge(at, entry, request);
             if let Verdict::Reject(rejection) = verdict {
                 found(Finding { instance: &entry.instance, rejection });
                 if entry.instance.is_enforced() {
@@ -107,7 +108,7 @@ impl Stack {
 }
 
 impl Passage {
-    fn judge(&mut self, entry: &Entry, request: &Request<'_>) -> Verdict {
+    fn judge(&mut self, at: usize, entry: &Entry, request: &Request<'_>) -> Verdict {
         let verdict = match &entry.instance.action {
             Action::Access(access) => access.judge(request.client),
             Action::BodyLimit(most) if request.content_length.is_some_and(|it| it > *most) => {
@@ -116,10 +117,7 @@ impl Passage {
             Action::BodyLimit(_) => Verdict::Continue,
             Action::RateLimit(limiter) => {
                 let (verdict, draw) = limiter.judge(request);
-                if let Some((name, policy)) = &entry.policy {
-                    self.told.push((RATE_LIMIT, RateLimit::state(name, &draw)));
-                    self.told.push((RATE_LIMIT_POLICY, policy.clone()));
-                }
+                self.draws.push((at, draw));
                 verdict
             }
             _ => return Verdict::Continue,
@@ -164,8 +162,11 @@ impl Passage {
 
     /// Changes what the client gets.
     pub fn edit_response(&self, response: &mut impl Fields, is_https: bool) {
-        for (name, value) in &self.told {
-            response.append(name.clone(), value.clone());
+        for (at, draw) in &self.draws {
+            if let Some((name, policy)) = &self.stack.entries[*at].policy {
+                response.append(RATE_LIMIT, RateLimit::state(name, draw));
+                response.append(RATE_LIMIT_POLICY, policy.clone());
+            }
         }
         for action in self.stack.acting() {
             match action {

@@ -17,6 +17,7 @@ mod framing;
 mod head_gate;
 pub mod http1;
 pub mod http2;
+mod inherited;
 pub mod line;
 pub mod loan;
 mod socket;
@@ -24,6 +25,7 @@ mod syntax;
 
 pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
+pub use inherited::Inherited;
 pub use socket::{
     AcceptAction, BindCause, BindError, Bound, accept_error, bind, bind_address, tune,
 };

@@ -69,6 +69,7 @@ pub(super) fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Fail
         return Ok(Next::Reply(reply));
     }
     exchange.route = generation.router.route(site_index, &head);
+    exchange.routed = Some(generation.handles.route(exchange.site, exchange.route).enter());
     filtering::enter(exchange, &generation, site_index, &head)?;
     let route_index = exchange.route.ok_or(Failure::NotFound)?;
     let route = &site.routes[route_index];

@@ -18,6 +18,7 @@ use super::generation::Generation;
 use super::trace::{RequestId, TraceContext};
 use super::watch::StreamWatch;
 use crate::filter::{Encoder, Passage};
+use crate::telemetry::metrics::RoutedRequest;
 use crate::upstream::{Attempt, Endpoint, Place, Retrying};
 
 /// One request and its answer.
@@ -31,6 +32,8 @@ pub struct Exchange {
     /// The configuration it is served by.
     pub generation: Option<Arc<Generation>>,
     pub(super) in_flight: Option<InFlight>,
+    /// Counts it among those of its site and route, once they are known.
+    pub(super) routed: Option<RoutedRequest>,
     /// Its deadlines, on h2.
     pub(super) watch: Option<Arc<StreamWatch>>,
     /// Who asks.
@@ -116,6 +119,7 @@ impl Exchange {
             connection: None,
             generation: None,
             in_flight: None,
+            routed: None,
             watch: StreamWatch::current(),
             client: None,
             id: RequestId::random(),

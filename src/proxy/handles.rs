@@ -52,7 +52,7 @@ impl Handles {
 
     /// The handle for a request of this site and route, as far as they are known.
     #[must_use]
-    pub fn route(&self, site: Option<usize>, route: Option<usize>) -> &RouteMetrics {
+    pub fn route(&self, site: Option<usize>, route: Option<usize>) -> &Arc<RouteMetrics> {
         let Some(site) = site.and_then(|site| self.sites.get(site)) else { return &self.nowhere };
         route.and_then(|route| site.routes.get(route)).unwrap_or(&site.itself)
     }

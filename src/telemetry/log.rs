@@ -21,9 +21,10 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::access::{AccessLogError, RotatingFile};
 use super::line::{self, Fields, Quoted};
 use super::timestamp::Timestamp;
-use crate::config::process::{Log, LogFormat};
+use crate::config::process::{Log, LogFile, LogFormat};
 
 /// What stands before the operator's directives, which win over it where they name the same crates.
 /// Pingora and rustls log what a client did wrong as warnings and errors, so that any port scan would
@@ -51,21 +52,35 @@ pub enum InstallError {
     /// `log.level` is no filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// The file cannot be opened.
+    #[error(transparent)]
+    File(#[from] Box<AccessLogError>),
     /// The process has a log already.
     #[error("a log is installed already")]
     Twice(#[source] TryInitError),
 }
 
 /// Makes `log` the process's log. Lines of crates that use `log` instead of `tracing` join it.
+/// It goes to standard error, or to `file`; `errors` gets each error as well, in one line of text.
 ///
 /// # Errors
 /// [`InstallError`]; the second call of a process always fails.
-pub fn install(log: &Log) -> Result<LogControl, InstallError> {
+pub fn install(
+    log: &Log,
+    file: Option<&LogFile>,
+    errors: Option<fn(&str)>,
+) -> Result<LogControl, InstallError> {
     let (filter, control) = reload::Layer::new(filter(&log.level)?);
-    let lines = Lines::new(io::stderr(), log.format, io::stderr().is_terminal());
+    let out: Box<dyn Write + Send> = match file {
+        Some(file) => Box::new(RotatingFile::open(file).map_err(Box::new)?.of_the_log()),
+        None => Box::new(io::stderr()),
+    };
+    let is_terminal = file.is_none() && io::stderr().is_terminal();
+    let lines = Lines::new(out, log.format, is_terminal);
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
+        .with(errors.map(Errors))
         .try_init()
         .map_err(InstallError::Twice)?;
     Ok(LogControl { filter: control })
@@ -150,6 +165,27 @@ where
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // Where the log itself cannot be written, nobody is left to tell.
         let _ = out.write_all(&line);
+    }
+}
+
+/// Tells somebody of errors.
+struct Errors(fn(&str));
+
+impl Errors {
+    fn text(event: &Event<'_>) -> String {
+        let mut out = Head::of(event).message.into_bytes();
+        let mut fields = Fields::begin(&mut out, LogFormat::Text);
+        event.record(&mut Rest(&mut fields));
+        fields.end();
+        String::from_utf8_lossy(&out).trim_end().to_owned()
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Errors {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == Level::ERROR {
+            (self.0)(&Self::text(event));
+        }
     }
 }
 
@@ -324,6 +360,36 @@ mod tests {
         assert_eq!(line.matches('\n').count(), 1, "{line:?}");
         assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
         serde_json::from_str(&line).unwrap()
+    }
+
+    #[test]
+    fn a_log_file_rotates_without_waiting_for_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wardgate.log");
+        let spec = LogFile { path, daily: false, max_size: Some(2000), keep: 1000 };
+        let file = RotatingFile::open(&spec).unwrap().of_the_log();
+        let lines = Lines { format: LogFormat::Json, has_colour: false, out: Mutex::new(file) };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            for number in 0..100 {
+                tracing::info!(number, "counted");
+            }
+        });
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        let texts: Vec<String> =
+            files.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+        assert!(texts.len() > 2, "{} files", texts.len());
+        assert_eq!(texts.iter().map(|text| text.lines().count()).sum::<usize>(), 100);
+    }
+
+    #[test]
+    fn errors_and_nothing_else_are_told_elsewhere_as_well() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let errors = Errors(|text| TOLD.lock().unwrap().push(text.to_owned()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(errors), || {
+            tracing::warn!("nearly broke");
+            tracing::error!(code = 5, faults = "a\nb", "broke");
+        });
+        assert_eq!(*TOLD.lock().unwrap(), ["broke code=5 faults=\"a\\nb\""]);
     }
 
     #[test]

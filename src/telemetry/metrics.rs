@@ -56,6 +56,7 @@ pub struct RouteMetrics {
     classes: [AtomicU64; CLASSES.len()],
     duration: Histogram,
     first_byte: Histogram,
+    in_flight: AtomicU64,
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
 }
@@ -148,6 +149,10 @@ pub enum HandshakeFault {
 const HANDSHAKE_FAULTS: [&str; 5] =
     ["unrecognized_name", "refused", "closed", "timeout", "plain_http"];
 
+/// A request that counts as one of its route's in flight until this is dropped.
+#[derive(Debug)]
+pub struct RoutedRequest(Arc<RouteMetrics>);
+
 /// A connection that counts as open until this is dropped.
 #[derive(Debug)]
 pub struct OpenConnection(Arc<ListenerMetrics>);
@@ -220,6 +225,13 @@ impl Metrics {
 }
 
 impl RouteMetrics {
+    /// Counts a request as in flight until the guard is dropped.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>) -> RoutedRequest {
+        add(&self.in_flight, 1);
+        RoutedRequest(Arc::clone(self))
+    }
+
     /// Counts a request that ended.
     pub fn ended(&self, request: &Ended) {
         let class = usize::from(request.status / 100);
@@ -276,6 +288,12 @@ impl ListenerMetrics {
     /// Counts a handshake that failed.
     pub fn handshake_failed(&self, fault: HandshakeFault) {
         add(&self.handshake_failures[fault as usize], 1);
+    }
+}
+
+impl Drop for RoutedRequest {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

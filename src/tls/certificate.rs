@@ -48,6 +48,8 @@ pub struct Leaf {
     pub issuer: String,
     /// Distinguished name of whom it is for, for people; often empty.
     pub subject: String,
+    /// The number the issuer gave it (RFC 5280 §4.1.2.2), as the bytes it was encoded with.
+    pub serial: Box<[u8]>,
     /// SHA-256 of the DER.
     pub fingerprint: Fingerprint,
 }
@@ -111,6 +113,7 @@ impl Leaf {
             not_after: system_time(validity.not_after),
             issuer: certificate.issuer().to_string(),
             subject: certificate.subject().to_string(),
+            serial: certificate.raw_serial().into(),
             fingerprint: Fingerprint::of(der),
         })
     }
@@ -147,7 +150,7 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// SHA-256 (FIPS 180-4) of `bytes`.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
     out

@@ -167,7 +167,7 @@ pub fn load(
 ///
 /// # Errors
 /// As [`load`], but for reading and names.
-pub(super) fn from_text(
+pub(crate) fn from_text(
     chain: &[u8],
     key: &[u8],
     source: Source,

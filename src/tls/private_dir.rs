@@ -13,9 +13,18 @@ pub(crate) struct PrivateDir(PathBuf);
 
 /// The right to write into a [`PrivateDir`], until dropped.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file would free it as well, but not while a process that another thread is just
+    /// starting holds a copy, from its fork to its exec.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
+
+/// Called before each step that changes the disk; a test fails or dies there.
+pub(crate) type Step<'a> = &'a mut dyn FnMut(&'static str) -> io::Result<()>;
 
 impl PrivateDir {
     /// Opens the directory, closed to others, making it and its parents if need be.
@@ -27,9 +36,52 @@ impl PrivateDir {
         Ok(Self(path.to_owned()))
     }
 
-    /// The directory `name` inside.
+    /// The directory `name` inside `parent`, which need not be private itself; as
+    /// [`inside`](Self::inside).
+    pub(crate) fn open_own(parent: &Path, name: &str) -> io::Result<Self> {
+        Self(parent.to_owned()).inside(name)
+    }
+
+    /// The directory `name` inside, made if need be; never one that a link leads to.
     pub(crate) fn inside(&self, name: &str) -> io::Result<Self> {
-        Self::open(&self.0.join(name))
+        match self.existing(name)? {
+            Some(found) => Ok(found),
+            None => Self::open(&self.0.join(name)),
+        }
+    }
+
+    /// The directory `name` inside, `None` when there is no such; never one that a link leads to.
+    pub(crate) fn existing(&self, name: &str) -> io::Result<Option<Self>> {
+        let path = self.0.join(name);
+        match own_metadata(&path)? {
+            None => Ok(None),
+            Some(found) if found.is_dir() => {
+                close_to_others(&path, 0o700)?;
+                Ok(Some(Self(path)))
+            }
+            Some(_) => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    /// Makes the directory `name` inside, which must not exist. It has this one's access list.
+    pub(crate) fn make(&self, name: &str) -> io::Result<Self> {
+        let path = self.0.join(name);
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(false);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path)?;
+        Ok(Self(path))
+    }
+
+    /// What lies inside, sorted.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Where `name` is.
@@ -49,7 +101,27 @@ impl PrivateDir {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        Ok(Lock { _file: file })
+        Ok(Lock(file))
+    }
+
+    /// The lock file `name`, `None` while another process or thread holds it.
+    pub(crate) fn try_lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        let path = self.path(name);
+        own_metadata(&path)?;
+        let file = private_options().create(true).truncate(false).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The file's bytes, `None` when there is no such file; never those of one that a link leads to.
+    pub(crate) fn read_own(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        if own_metadata(&self.path(name))?.is_none() {
+            return Ok(None);
+        }
+        self.read(name)
     }
 
     /// The file's bytes, `None` when there is no such file.
@@ -62,18 +134,72 @@ impl PrivateDir {
     }
 
     /// Replaces the file: temporary name, fsync, rename, fsync of the directory.
-    pub(crate) fn write(&self, _lock: &Lock, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.path(&format!(".{name}.tmp"));
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    pub(crate) fn write(&self, lock: &Lock, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.write_stepwise(lock, name, bytes, &mut |_| Ok(()))
+    }
+
+    /// As [`write`](Self::write). What fails before the rename leaves nothing behind.
+    pub(crate) fn write_stepwise(
+        &self,
+        _lock: &Lock,
+        name: &str,
+        bytes: &[u8],
+        step: Step<'_>,
+    ) -> io::Result<()> {
+        let temporary = format!(".{name}{TEMPORARY}");
+        self.remove(&temporary)?;
+        let renamed = self.create(&temporary, bytes, step).and_then(|()| {
+            step("rename")?;
+            rename(&self.path(&temporary), &self.path(name))
+        });
+        if let Err(error) = renamed {
+            // The disk may be full: what was written so far makes it no better.
+            let _ = self.remove(&temporary);
+            return Err(error);
         }
-        let mut file = private_options().create_new(true).open(&temporary)?;
+        step("sync the renamed file's directory")?;
+        self.sync()
+    }
+
+    /// Writes the file, which must not exist, and syncs it; its directory is left to
+    /// [`sync`](Self::sync).
+    pub(crate) fn create(&self, name: &str, bytes: &[u8], step: Step<'_>) -> io::Result<()> {
+        step("create a file")?;
+        let mut file = private_options().create_new(true).open(self.path(name))?;
+        step("write a file")?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        rename(&temporary, &self.path(name))?;
+        step("sync a file")?;
+        file.sync_all()
+    }
+
+    /// Makes what was created, renamed and removed inside survive a power cut.
+    pub(crate) fn sync(&self) -> io::Result<()> {
         sync_dir(&self.0)
+    }
+
+    /// Removes the file, if there is one.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes the temporary files that a crash left.
+    pub(crate) fn sweep(&self, _lock: &Lock) -> io::Result<()> {
+        let is_litter = |name: &String| name.starts_with('.') && name.ends_with(TEMPORARY);
+        self.names()?.iter().filter(|name| is_litter(name)).try_for_each(|name| self.remove(name))
+    }
+
+    /// Moves `name`, a file or a directory, to `other` as `new_name`.
+    pub(crate) fn move_to(&self, name: &str, other: &Self, new_name: &str) -> io::Result<PathBuf> {
+        let (mut target, mut attempt) = (other.path(new_name), 1);
+        while fs::symlink_metadata(&target).is_ok() {
+            target = other.path(&format!("{new_name}.{attempt}"));
+            attempt += 1;
+        }
+        rename(&self.path(name), &target)?;
+        Ok(target)
     }
 
     /// Moves the file aside, to a name that tells when, and returns it.
@@ -90,6 +216,22 @@ impl PrivateDir {
     /// Takes the file from other users if they can read it; whether that was needed.
     pub(crate) fn tighten(&self, name: &str) -> io::Result<bool> {
         close_to_others(&self.path(name), 0o600)
+    }
+}
+
+/// What temporary files end in.
+const TEMPORARY: &str = ".tmp";
+
+/// What lies at `path` itself, `None` when nothing does. A link is an error: it would let a
+/// directory that others can write stand for one of ours.
+fn own_metadata(path: &Path) -> io::Result<Option<fs::Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => {
+            Err(io::Error::other("it is a symbolic link, which is not followed to secrets"))
+        }
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -154,13 +296,13 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-/// Virus scanners and indexers hold new files open for moments, which fails a rename; nothing
-/// announces that they are done.
+/// Virus scanners and indexers hold new files open for moments, which fails a rename (as denied, a
+/// sharing violation or a lock violation); nothing announces that they are done.
 #[cfg(windows)]
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     for _ in 0..20 {
         match fs::rename(from, to) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error) if matches!(error.raw_os_error(), Some(5 | 32 | 33)) => {
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
             other => return other,
@@ -208,6 +350,17 @@ mod tests {
         assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
         drop(lock);
         other.try_lock().unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_dropped_is_free_whoever_holds_a_copy_of_its_file() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = PrivateDir::open(root.path()).unwrap();
+        let lock = dir.try_lock("a.lock").unwrap().unwrap();
+        assert!(dir.try_lock("a.lock").unwrap().is_none());
+        let _copy = lock.0.try_clone().unwrap();
+        drop(lock);
+        assert!(dir.try_lock("a.lock").unwrap().is_some());
     }
 
     #[test]

@@ -131,10 +131,10 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, DialFailure> {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 
-    #[cfg(unix)]
     #[test]
     fn only_what_this_process_lacks_is_its_own_fault() {
         // By Linux's numbers where they are the same on every Unix, else by kind.

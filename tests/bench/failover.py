@@ -1,27 +1,37 @@
+#!/usr/bin/env python3
 """One of three backends fails under load: what clients see behind wardgate and behind HAProxy.
 
-usage: failover.py [--program target/debug/wardgate] [--rate 300] [--only kill,hang,500,flap]
+usage: tests/bench/failover.py [WARDGATE] [--rate 300] [--only kill,hang,500,flap]
+                               [--retries no,yes]
 
-For each kind of failure both proxies run at once, each before three backends of its own, configured
-alike: round robin, GET /health every second with a timeout of 0.9 s, three failures in a row take
-a server out and two successes bring it back, one more attempt when a connection is refused, two
-seconds for an answer. After 5 s the first backend fails, after 15 s it is well again, after 25 s the
-run ends. Everything is on loopback and ends by itself; only what was started here is ended.
+WARDGATE is target/release/wardgate unless given. Needs haproxy; takes about four minutes, prints one
+table to standard output, and ends by itself. Everything is on loopback; only what was started here
+is ended.
+
+For each kind of failure both proxies run at once, each before three backends of its own and with
+RATE requests a second of its own, each request on a new connection. They are configured alike: round
+robin; GET /health every second with a timeout of 0.9 s, three failures in a row take a server out and
+two successes bring it back; one second to connect and two for an answer; one more attempt, on another
+server. With --retries no that attempt follows a refused connection alone, which is the default of
+both; with yes also a broken one, an answer that does not come in time, and a 500. Neither looks at
+what becomes of clients' requests to find a server unhealthy. After 3 s the first backend fails, after
+13 s it is well again, after 21 s the run ends.
 
   kill   SIGKILL, so that connections are refused; started again on its port
   hang   SIGSTOP, so that connections are accepted by the kernel and nothing answers; SIGCONT
   500    every answer is 500, the health check's as well
-  flap   killed and started again every two seconds
+  flap   killed three times, every four seconds, and started again after two
 
-errors     requests that were not answered with 200, of all that were sent, by what was seen
-left       s from the failure to the last request, by its start, that got an error because of it
+errors     requests that were not answered with 200, and what they got instead
+left       s from the failure to the last request (by its start) that suffered from it: an error, an
+           answer that took more than half a second, or a 500 that the backend gave, though a retry
+           hid it; - when there was none. A flapping backend fails for the last time after 8 s
 returned   s from the recovery to the first 200 from the backend that had failed
 """
 
 import argparse
 import asyncio
 import collections
-import json
 import pathlib
 import signal
 import socket
@@ -30,11 +40,16 @@ import sys
 import tempfile
 import time
 
-FAIL, HEAL, END = 5.0, 15.0, 25.0
-PATIENCE = 10.0
+import programs
+
+FAIL, HEAL, END = 3.0, 13.0, 21.0
+# How long clients wait for an answer, and what they feel as a delay.
+PATIENCE, DELAY = 10.0, 0.5
+# What one run may take before it is given up.
+MOST = 60.0
 
 WARDGATE = """
-listeners: {{ web: {{ bind: "127.0.0.1:0", protocol: http }} }}
+listeners: {{ web: {{ bind: "127.0.0.1:{port}", protocol: http }} }}
 sites: {{ "*": {{ upstream: app }} }}
 upstreams:
   app:
@@ -44,8 +59,9 @@ upstreams:
     retry: {{ attempts: 2, after: [{after}], budget: 100% }}
     timeouts: {{ connect: 1s, response: 2s }}
 storage: storage
-admin: {{ bind: "127.0.0.1:0" }}
-log: {{ format: json, access: off }}
+admin: off
+runtime: {{ threads: 2 }}
+log: {{ access: off }}
 """
 
 HAPROXY = """
@@ -71,51 +87,97 @@ backend app
 """
 
 
-def reserve():
-    """A port that stays ours while nobody listens on it."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind(("127.0.0.1", 0))
-    return sock
+def wardgate(program, port, backends, directory, retries):
+    servers = ", ".join(f'"http://127.0.0.1:{backend.port}"' for backend in backends)
+    after = 'connect, reset, "500"' if retries else "connect"
+    file = pathlib.Path(directory, "gateway.yaml")
+    file.write_text(WARDGATE.format(port=port, servers=servers, after=after))
+    return programs.start([program, "run", str(file)], directory)
+
+
+def haproxy(_, port, backends, directory, retries):
+    servers = "\n".join(f"  server s{n} 127.0.0.1:{backend.port}" for n, backend in enumerate(backends))
+    retry_on = "conn-failure empty-response response-timeout 500" if retries else "conn-failure"
+    file = pathlib.Path(directory, "haproxy.cfg")
+    file.write_text(HAPROXY.format(port=port, servers=servers, retry_on=retry_on))
+    return programs.start(["haproxy", "-db", "-f", str(file)], directory)
+
+
+PROXIES = [wardgate, haproxy]
 
 
 class Backend:
+    """A backend in a process of its own, on a port that stays ours while nobody listens on it."""
+
     def __init__(self):
-        self.reserved = reserve()
+        self.reserved = socket.socket()
+        self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.reserved.bind(("127.0.0.1", 0))
         self.port = self.reserved.getsockname()[1]
-        self.process = None
+        self.last_500 = None
         self.start()
 
     def start(self):
         command = [sys.executable, __file__, "--backend", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        self.process.stdout.readline()
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline() != "ready\n":
+            raise RuntimeError("a backend did not start")
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        programs.end(self.process)
         self.process.stdout.close()
 
-    async def restart(self):
-        """A new process, without a pause for whoever else runs here."""
-        await asyncio.to_thread(self.start)
+    async def fail(self, kind, start):
+        """Fails at its time and is well again at its time, and notes the latter."""
 
-    def signal(self, number):
-        self.process.send_signal(number)
+        async def until(moment):
+            await asyncio.sleep(max(0.0, start + moment - time.monotonic()))
+
+        await until(FAIL)
+        if kind == "hang":
+            self.process.send_signal(signal.SIGSTOP)
+            await until(HEAL)
+            self.process.send_signal(signal.SIGCONT)
+        elif kind == "500":
+            self.process.send_signal(signal.SIGUSR1)
+            await until(HEAL)
+            self.process.send_signal(signal.SIGUSR2)
+            self.last_500 = float(await asyncio.to_thread(self.process.stdout.readline)) - start
+        else:
+            # Down from each moment to the next, up from there to the one after.
+            step = 2.0 if kind == "flap" else HEAL - FAIL
+            moment = FAIL
+            while moment < HEAL:
+                self.kill()
+                await until(moment + step)
+                await asyncio.to_thread(self.start)
+                moment += 2 * step
+                if moment < HEAL:
+                    await until(moment)
+        self.healed = time.monotonic() - start
 
 
 async def serve(port):
-    """The backend itself: 200 with its port, or 500 after SIGUSR1 until SIGUSR2."""
-    state = {"status": "200 OK"}
+    """The backend itself: 200 with its port; after SIGUSR1 500 until SIGUSR2, which has it tell when
+    it last said so to a client."""
+    state = {"status": "200 OK", "last": 0.0}
     loop = asyncio.get_running_loop()
+
+    def heal():
+        state["status"] = "200 OK"
+        print(state["last"], flush=True)
+
     loop.add_signal_handler(signal.SIGUSR1, lambda: state.update(status="500 Broken"))
-    loop.add_signal_handler(signal.SIGUSR2, lambda: state.update(status="200 OK"))
+    loop.add_signal_handler(signal.SIGUSR2, heal)
 
     async def answer(reader, writer):
         try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                head = f"HTTP/1.1 {state['status']}\r\nX-Backend: {port}\r\nContent-Length: 2\r\n\r\nok"
-                writer.write(head.encode())
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                status = state["status"]
+                if status != "200 OK" and not head.startswith(b"GET /health"):
+                    state["last"] = time.monotonic()
+                text = f"HTTP/1.1 {status}\r\nX-Backend: {port}\r\nContent-Length: 2\r\n\r\nok"
+                writer.write(text.encode())
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -125,46 +187,7 @@ async def serve(port):
     print("ready", flush=True)
     async with server:
         # Longer than any run, so that nothing is left if whoever started it is gone.
-        await asyncio.sleep(120)
-
-
-class Wardgate:
-    name = "wardgate"
-
-    def __init__(self, program, backends, directory, after):
-        servers = ", ".join(f'"http://127.0.0.1:{backend.port}"' for backend in backends)
-        file = pathlib.Path(directory, "gateway.yaml")
-        file.write_text(WARDGATE.format(servers=servers, after=after))
-        command = [program, "run", str(file)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=directory)
-
-    def wait(self):
-        """Waits until it serves."""
-        for line in self.process.stderr:
-            if not line.startswith(b"{"):
-                sys.stderr.buffer.write(line)
-                continue
-            event = json.loads(line)
-            fields = event.get("fields", event)
-            if fields.get("message") == "listening":
-                address = fields.get("server.address") or event.get("server.address")
-                self.port = int(address.rsplit(":", 1)[1])
-            if fields.get("message") == "ready":
-                return
-        raise RuntimeError("wardgate did not start")
-
-
-class Haproxy:
-    name = "haproxy"
-
-    def __init__(self, backends, directory, retry_on):
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
-        servers = "\n".join(f"  server s{n} 127.0.0.1:{backend.port}" for n, backend in enumerate(backends))
-        file = pathlib.Path(directory, "haproxy.cfg")
-        file.write_text(HAPROXY.format(servers=servers, port=self.port, retry_on=retry_on))
-        self.process = subprocess.Popen(["haproxy", "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
+        await asyncio.sleep(2 * MOST)
 
 
 async def ask(port):
@@ -204,98 +227,72 @@ async def load(port, rate, start, seen):
             tasks.create_task(one(time.monotonic() - start))
 
 
-async def fail(kind, backend, start):
-    async def until(moment):
-        await asyncio.sleep(max(0.0, start + moment - time.monotonic()))
-
-    await until(FAIL)
-    if kind == "kill":
-        backend.kill()
-        await until(HEAL)
-        await backend.restart()
-    elif kind == "hang":
-        backend.signal(signal.SIGSTOP)
-        await until(HEAL)
-        backend.signal(signal.SIGCONT)
-    elif kind == "500":
-        backend.signal(signal.SIGUSR1)
-        await until(HEAL)
-        backend.signal(signal.SIGUSR2)
-    elif kind == "flap":
-        moment = FAIL
-        while moment + 4 <= HEAL + 2:
-            backend.kill()
-            await until(moment + 2)
-            await backend.restart()
-            moment += 4
-            await until(min(moment, HEAL))
-    backend.healed = time.monotonic() - start
-
-
 async def run(kind, program, rate, retries):
-    after, retry_on = ("connect", "conn-failure")
-    if retries:
-        after = 'connect, reset, "500"'
-        retry_on = "conn-failure empty-response response-timeout 500"
-    rows = []
+    """Both proxies through one kind of failure: a row of the table for each."""
+    backends, processes, seen = [], [], [[] for _ in PROXIES]
     with tempfile.TemporaryDirectory() as directory:
-        backends = [[Backend() for _ in range(3)] for _ in range(2)]
-        proxies = []
         try:
-            proxies.append(Wardgate(program, backends[0], directory, after))
-            proxies[0].wait()
-            proxies.append(Haproxy(backends[1], directory, retry_on))
-            # HAProxy holds its servers for well; both have had a check by then.
-            await asyncio.sleep(2)
+            ports = [programs.free_port() for _ in PROXIES]
+            for proxy, port in zip(PROXIES, ports):
+                backends.append([Backend() for _ in range(3)])
+                processes.append(proxy(program, port, backends[-1], directory, retries))
+                programs.wait_for(processes[-1], port)
+            # HAProxy holds its servers for well at first; both have had a check by then.
+            await asyncio.sleep(1.5)
             start = time.monotonic()
-            seen = [[], []]
-            async with asyncio.TaskGroup() as tasks:
-                for proxy, group, its in zip(proxies, backends, seen):
-                    tasks.create_task(load(proxy.port, rate, start, its))
-                    tasks.create_task(fail(kind, group[0], start))
-            for proxy, group, its in zip(proxies, backends, seen):
-                rows.append(row(kind, retries, proxy.name, group[0], its))
+            async with asyncio.timeout(MOST), asyncio.TaskGroup() as tasks:
+                for port, group, its in zip(ports, backends, seen):
+                    tasks.create_task(load(port, rate, start, its))
+                    tasks.create_task(group[0].fail(kind, start))
         finally:
-            for proxy in proxies:
-                proxy.process.kill()
-                proxy.process.wait()
+            for process in processes:
+                programs.end(process)
             for backend in sum(backends, []):
                 backend.kill()
-    return rows
+    return [row(kind, retries, *one) for one in zip(PROXIES, (group[0] for group in backends), seen)]
 
 
-def row(kind, retries, name, failed, seen):
-    errors = [(began, outcome) for began, _, outcome, _ in seen if outcome != "200"]
-    kinds = collections.Counter(outcome for _, outcome in errors)
-    shown = ", ".join(f"{count} x {outcome}" for outcome, count in kinds.most_common())
-    late = [began for began, _ in errors if began < failed.healed]
-    left = f"{max(late) - FAIL:.1f}" if late else "-"
-    again = [end for began, end, outcome, port in seen if (outcome, port) == ("200", failed.port) and began > failed.healed]
-    returned = f"{min(again) - failed.healed:.1f}" if again else "never"
-    what = "connect, reset, 500" if retries else "connect"
-    return [kind, what, name, str(len(seen)), str(len(errors)), shown, left, returned]
+def row(kind, retries, proxy, failed, seen):
+    kinds = collections.Counter(outcome for _, _, outcome, _ in seen if outcome != "200")
+    errors = sum(kinds.values())
+    shown = ", ".join(f"{count} × {outcome}" for outcome, count in kinds.most_common())
+    suffered = [
+        began
+        for began, ended, outcome, _ in seen
+        if FAIL - DELAY < began < failed.healed and (outcome != "200" or ended - began > DELAY)
+    ]
+    if failed.last_500 and failed.last_500 > FAIL:
+        suffered.append(failed.last_500)
+    left = f"{max(max(suffered) - FAIL, 0.0):.1f}" if suffered else "-"
+    again = [
+        ended - failed.healed
+        for began, ended, outcome, port in seen
+        if (outcome, port) == ("200", failed.port) and began > failed.healed
+    ]
+    returned = f"{min(again):.1f}" if again else "never"
+    after = "connect, break, time, 500" if retries else "connect"
+    share = f"{errors} of {len(seen)} ({100 * errors / len(seen):.2f} %)"
+    return [kind, after, proxy.__name__, share, shown, left, returned]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", default="target/debug/wardgate")
+    parser.add_argument("program", nargs="?", default="target/release/wardgate", metavar="WARDGATE")
     parser.add_argument("--rate", type=int, default=300)
     parser.add_argument("--only", default="kill,hang,500,flap")
-    parser.add_argument("--retries", default="no,yes", help="no: after connect alone; yes: after reset and 500, too")
+    parser.add_argument("--retries", default="no,yes")
     parser.add_argument("--backend", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.backend:
         asyncio.run(serve(arguments.backend))
         return
-    program = str(pathlib.Path(arguments.program).resolve())
-    table = [["failure", "retried after", "proxy", "requests", "errors", "seen", "left s", "returned s"]]
-    table.append(["---"] * len(table[0]))
+    program = str(pathlib.Path(arguments.program).resolve(strict=True))
+    rows = []
     for retries in arguments.retries.split(","):
         for kind in arguments.only.split(","):
-            table += asyncio.run(run(kind, program, arguments.rate, retries == "yes"))
-            print("| " + " | ".join(table[-2]) + " |\n| " + " | ".join(table[-1]) + " |", file=sys.stderr)
-    for line in table:
-        print("| " + " | ".join(line) + " |")
+            print(f"{kind}, retries {retries}", file=sys.stderr)
+            rows += asyncio.run(run(kind, program, arguments.rate, retries == "yes"))
+    print(programs.markdown(["failure", "retried after", "proxy", "errors", "what", "left s", "returned s"], rows))
 
 
 if __name__ == "__main__":

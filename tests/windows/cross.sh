@@ -1,7 +1,11 @@
-# Sourced by ./dev: cross-builds for x86_64-pc-windows-gnu and runs the unit tests under Wine.
+# Sourced by ./dev: cross-builds for x86_64-pc-windows-gnu, runs the unit tests under Wine, and drives
+# the gateway there.
 #
 # Compiler: the rustup toolchain where it has the Windows target, else Debian's rustc-web, the only
 # one at hand there whose library sources match it; std is then built from those, once.
+
+# shellcheck source=tests/windows/gateway.sh
+source "$ROOT/tests/windows/gateway.sh"
 
 WINDOWS_TARGET=x86_64-pc-windows-gnu
 WINDOWS_CACHE=$CACHE/windows
@@ -24,7 +28,10 @@ windows() {
   mkdir -p "$WINDOWS_CACHE"
   windows_compiler
   windows_build
-  [ -n "$only_build" ] || windows_unit_tests
+  [ -z "$only_build" ] || return 0
+  windows_unit_tests
+  need curl:curl
+  windows_gateway
 }
 
 # Says in $obstacle what stands in the way, if anything does.

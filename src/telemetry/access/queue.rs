@@ -8,12 +8,14 @@
 //! allocation, and a batch is one write. A thread and not a task, because a write to a full pipe or a
 //! stalled disk blocks, and must not hold a worker of the runtime.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
+
+use super::output::Output;
 
 /// Bytes of lines that may wait, some 20,000 of them; what comes beyond is dropped.
 const LIMIT: usize = 8 * 1024 * 1024;
@@ -24,8 +26,8 @@ const WAKE: usize = 256 * 1024;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Capacity that both buffers keep after a burst.
 const KEEP: usize = 2 * WAKE;
-/// Shortest time between two reports of lost lines.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
+/// Shortest time between two reports of lost lines, and of a file that cannot be rotated.
+pub(super) const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// The requests' side.
 #[derive(Debug)]
@@ -50,6 +52,15 @@ struct Waiting {
     /// The writer sleeps until somebody wakes it, however long that takes.
     is_asleep: bool,
     is_closing: bool,
+    /// The file at the path may be another.
+    must_reopen: bool,
+}
+
+impl Waiting {
+    /// Something is to be done that does not wait for company.
+    fn is_urgent(&self) -> bool {
+        self.is_closing || self.must_reopen
+    }
 }
 
 impl Queue {
@@ -57,10 +68,10 @@ impl Queue {
     ///
     /// # Errors
     /// What the system says when it has no thread to give.
-    pub(super) fn start(out: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub(super) fn start(out: Output) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (ending, ended) = watch::channel(false);
-        let mut writer = Writer { shared: Arc::clone(&shared), out, is_torn: false, report: None };
+        let mut writer = Writer { shared: Arc::clone(&shared), out, report: None };
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             writer.run();
             // The last receiver may be gone, and then nobody waits.
@@ -92,6 +103,13 @@ impl Queue {
         self.shared.refused.load(Ordering::Relaxed) + self.shared.lost.load(Ordering::Relaxed)
     }
 
+    /// Has lines that come after this, and perhaps some before it, written to the file that is at the
+    /// path then.
+    pub(super) fn reopen(&self) {
+        self.shared.lock().must_reopen = true;
+        self.shared.wake.notify_one();
+    }
+
     /// Refuses further lines and waits until the others are written.
     pub(super) async fn close(&self) {
         self.shared.begin_closing();
@@ -117,27 +135,27 @@ impl Shared {
     }
 
     /// Waits for lines and some company for them, and swaps them into `batch`, which is empty. Leaves
-    /// it empty when the queue is closed and nothing is left.
-    fn take(&self, batch: &mut Vec<u8>) {
+    /// it empty when the queue is closed and nothing is left. Returns whether the file is to be opened
+    /// again before they are written.
+    fn take(&self, batch: &mut Vec<u8>) -> bool {
         let mut waiting = self.lock();
-        while waiting.lines.is_empty() && !waiting.is_closing {
+        while waiting.lines.is_empty() && !waiting.is_urgent() {
             waiting.is_asleep = true;
             waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.is_asleep = false;
-        let is_early = |waiting: &mut Waiting| waiting.lines.len() < WAKE && !waiting.is_closing;
+        let is_early = |waiting: &mut Waiting| waiting.lines.len() < WAKE && !waiting.is_urgent();
         let paused = self.wake.wait_timeout_while(waiting, PAUSE, is_early);
         waiting = paused.unwrap_or_else(PoisonError::into_inner).0;
         std::mem::swap(&mut waiting.lines, batch);
+        std::mem::take(&mut waiting.must_reopen)
     }
 }
 
 /// The thread's side.
 struct Writer {
     shared: Arc<Shared>,
-    out: Box<dyn Write + Send>,
-    /// The last write stopped within a line.
-    is_torn: bool,
+    out: Output,
     /// When losses were last reported, and how many there were.
     report: Option<(Instant, u64)>,
 }
@@ -146,44 +164,45 @@ impl Writer {
     fn run(&mut self) {
         let mut batch = Vec::new();
         loop {
-            self.shared.take(&mut batch);
-            if batch.is_empty() {
+            let must_reopen = self.shared.take(&mut batch);
+            if must_reopen {
+                self.out.reopen(SystemTime::now());
+            }
+            if !batch.is_empty() {
+                let outcome = self.write(&batch);
+                self.report(outcome.err(), Instant::now());
+                batch.clear();
+                batch.shrink_to(KEEP);
+            } else if !must_reopen {
                 return;
             }
-            let outcome = self.write(&batch);
-            self.report(outcome.err(), Instant::now());
-            batch.clear();
-            batch.shrink_to(KEEP);
         }
     }
 
     /// Writes whole lines, or counts those it could not write. What is torn by a failure is ended, so
     /// that the line after it stands alone.
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
-        if self.is_torn {
-            if let Err(error) = self.out.write_all(b"\n") {
-                self.lose(batch);
-                return Err(error);
-            }
-            self.is_torn = false;
-        }
         let mut written = 0;
-        while written < batch.len() {
-            let rest = &batch[written..];
-            match self.out.write(rest) {
-                Ok(0) => return Err(self.fail(batch, written, io::ErrorKind::WriteZero.into())),
-                Ok(bytes) => written += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.fail(batch, written, error)),
-            }
-        }
-        self.out.flush()
+        let outcome = self.end_torn().and_then(|()| self.put(batch, &mut written));
+        self.lose(&batch[written..]);
+        outcome.and_then(|()| self.out.flush())
     }
 
-    fn fail(&mut self, batch: &[u8], written: usize, error: io::Error) -> io::Error {
-        self.is_torn = batch[..written].last().is_some_and(|byte| *byte != b'\n');
-        self.lose(&batch[written..]);
-        error
+    fn end_torn(&mut self) -> io::Result<()> {
+        if self.out.is_torn() { self.put(b"\n", &mut 0) } else { Ok(()) }
+    }
+
+    /// Writes all of `bytes`; `written` says how many they were also after an error.
+    fn put(&mut self, bytes: &[u8], written: &mut usize) -> io::Result<()> {
+        while *written < bytes.len() {
+            match self.out.write(&bytes[*written..], SystemTime::now()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => *written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn lose(&self, lines: &[u8]) {
@@ -211,6 +230,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::mpsc;
 
     use super::*;
@@ -228,12 +248,12 @@ mod tests {
         written: Arc<Mutex<Vec<u8>>>,
     }
 
-    fn scripted() -> (Box<Scripted>, Script) {
+    fn scripted() -> (Output, Script) {
         let (replies, script) = mpsc::channel();
         let (begin, began) = mpsc::channel();
         let written = Arc::default();
         let out = Scripted { script, began: begin, written: Arc::clone(&written) };
-        (Box::new(out), Script { replies, began, written })
+        (Output::stream(Box::new(out)), Script { replies, began, written })
     }
 
     impl Write for Scripted {
@@ -298,7 +318,7 @@ mod tests {
     async fn losses_are_reported_once_a_minute() {
         let (out, _script) = scripted();
         let shared = Arc::new(Shared::default());
-        let mut writer = Writer { shared: Arc::clone(&shared), out, is_torn: false, report: None };
+        let mut writer = Writer { shared: Arc::clone(&shared), out, report: None };
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let error = || Some(io::ErrorKind::StorageFull.into());

@@ -296,6 +296,7 @@ fn path_of(target: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::UNIX_EPOCH;
 
     use super::*;
@@ -372,6 +373,23 @@ mod tests {
             "trace_id": "0af7651916cd43dd8448eb211c80319c",
         });
         assert_eq!(value, expected);
+    }
+
+    /// Another field is a change for whoever reads the log by program: it is said in the changelog.
+    #[test]
+    fn the_fields_of_a_line_are_those_of_the_documentation() {
+        let record = AccessRecord { error: Some("upstream_refused"), ..full() };
+        let line: serde_json::Value =
+            serde_json::from_str(&line(&record, LogFormat::Json)).unwrap();
+        let fields: BTreeSet<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        let documented = include_str!("../../../docs/operations.md");
+        let (_, table) = documented.split_once("Every request has one access line").unwrap();
+        let rows = table.lines().skip_while(|row| !row.starts_with("| `"));
+        let rows = rows.take_while(|row| row.starts_with('|'));
+        let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`'));
+        let names: BTreeSet<&str> =
+            names.filter(|name| !name.trim_matches([' ', ',']).is_empty()).collect();
+        assert_eq!(fields, names);
     }
 
     #[test]

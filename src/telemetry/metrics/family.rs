@@ -60,8 +60,8 @@ families! {
         "Bytes of request bodies received";
     RESPONSE_BYTES: Counter "wardgate_response_body_bytes_total" ["site", "route"]
         "Bytes of response bodies sent";
-    IN_FLIGHT: Gauge "wardgate_requests_in_flight" []
-        "Requests being served";
+    IN_FLIGHT: Gauge "wardgate_requests_in_flight" ["site", "route"]
+        "Requests being served; without a site, those whose head is not judged yet";
     REFUSED: Counter "wardgate_requests_refused_total" ["error"]
         "Requests refused before their site was known, by error";
     FAILED: Counter "wardgate_requests_failed_total" ["error"]

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::family::{self, Family};
 use super::text::Text;
 use super::{
-    CLASSES, HANDSHAKE_FAULTS, Metrics, OUTCOMES, RELOAD_OUTCOMES, VERSIONS, allocator, process,
-    seconds,
+    CLASSES, HANDSHAKE_FAULTS, Metrics, OUTCOMES, RELOAD_OUTCOMES, RouteMetrics, VERSIONS,
+    allocator, process, seconds,
 };
 
 /// What others know at the moment of a scrape.
@@ -65,8 +65,7 @@ impl Metrics {
     #[must_use]
     pub fn render(&self, readings: &Readings) -> String {
         let mut text = Text::default();
-        self.write_routes(&mut text);
-        text.sample(&family::IN_FLIGHT, &[], readings.in_flight);
+        self.write_routes(&mut text, readings.in_flight);
         for (family, counters) in
             [(&family::REFUSED, &self.refused), (&family::FAILED, &self.failed)]
         {
@@ -82,9 +81,11 @@ impl Metrics {
         text.finish()
     }
 
-    fn write_routes(&self, text: &mut Text) {
+    fn write_routes(&self, text: &mut Text, in_flight: usize) {
         let mut routes = self.routes.living();
-        routes.retain(|(_, route)| route.duration.count() > 0);
+        let has_begun =
+            |route: &RouteMetrics| route.duration.count() > 0 || read(&route.in_flight) > 0;
+        routes.retain(|(_, route)| has_begun(route));
         for ((site, name), route) in &routes {
             write_words(text, &family::REQUESTS, &[site, name], &CLASSES, &route.classes);
         }
@@ -102,6 +103,13 @@ impl Metrics {
         for ((site, name), route) in &routes {
             text.sample(&family::RESPONSE_BYTES, &[site, name], read(&route.response_bytes));
         }
+        let mut others = in_flight as u64;
+        for ((site, name), route) in routes.iter().filter(|((site, _), _)| !site.is_empty()) {
+            let routed = read(&route.in_flight);
+            others = others.saturating_sub(routed);
+            text.sample(&family::IN_FLIGHT, &[site, name], routed);
+        }
+        text.sample(&family::IN_FLIGHT, &["", ""], others);
     }
 
     fn write_upstream(&self, text: &mut Text) {

@@ -1,0 +1,337 @@
+//! The small files: what is known of a certificate, orders under way, accounts, challenges.
+//!
+//! All are JSON, replaced whole. One that cannot be read is moved to `quarantine/` by whoever holds
+//! the lock, and counts as missing: everything but an account's key can be found out again.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{AccountLock, AuthorityId, CertId, CertLock, Storage, StoreError};
+use crate::acme::journal::Journal;
+use crate::acme::state::Record;
+use crate::tls::certificate::sha256;
+use crate::tls::private_dir::{Lock, PrivateDir};
+
+impl Storage {
+    /// What is known of a certificate; `None` when nothing is, or nothing that can be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file cannot be read.
+    pub fn record(&self, id: &CertId) -> Result<Option<Record>, StoreError> {
+        match existing(&self.live, id.as_str())? {
+            Some(dir) => Ok(read(&dir, STATE)?.and_then(Result::ok)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps what is known of a certificate.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written; what was kept before stays.
+    pub fn keep_record(&self, lock: &CertLock, record: &Record) -> Result<(), StoreError> {
+        let id = lock.id().as_str();
+        let dir = existing(&self.live, id)?;
+        let dir = match dir {
+            Some(dir) => dir,
+            None => self.live.make(id).map_err(at(&self.live, id))?,
+        };
+        write(&dir, &lock.lock, STATE, record)
+    }
+
+    /// The order under way. One that cannot be read is moved aside.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file cannot be read or moved.
+    pub fn order(&self, lock: &CertLock) -> Result<Option<Journal>, StoreError> {
+        let name = format!("{}.json", lock.id());
+        match read(&self.orders, &name)? {
+            Some(Ok(journal)) => Ok(Some(journal)),
+            Some(Err(error)) => {
+                let kept = format!("order-{name}");
+                let moved = self.orders.move_to(&name, &self.quarantine, &kept);
+                let moved = moved.map_err(at(&self.orders, &name))?;
+                tracing::warn!(%error, moved_to = %moved.display(), "damaged order dropped");
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps the order under way; on return it is synced.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written: the order must not be finalized then.
+    pub fn keep_order(&self, lock: &CertLock, journal: &Journal) -> Result<(), StoreError> {
+        write(&self.orders, &lock.lock, &format!("{}.json", lock.id()), journal)
+    }
+
+    /// Forgets the order: its certificate is saved, or it came to nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file cannot be removed.
+    pub fn drop_order(&self, lock: &CertLock) -> Result<(), StoreError> {
+        let name = format!("{}.json", lock.id());
+        let removed = self.orders.remove(&name).and_then(|()| self.orders.sync());
+        removed.map_err(at(&self.orders, &name))
+    }
+
+    /// The account at an authority: the one in use, or, where that cannot be read, the one before.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when there is a file that cannot be read.
+    pub fn account<T: DeserializeOwned>(
+        &self,
+        authority: &AuthorityId,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(dir) = existing(&self.accounts, authority.as_str())? else { return Ok(None) };
+        tighten(&dir, ACCOUNT);
+        match read(&dir, ACCOUNT)? {
+            Some(Ok(account)) => Ok(Some(account)),
+            Some(Err(error)) => {
+                tracing::error!(%error, path = %dir.path(ACCOUNT).display(), "account cannot be read, the one before is used");
+                self.account_before(authority)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The account that [`keep_account`](Self::keep_account) replaced last: its key still counts
+    /// when a roll-over stopped half-way (RFC 8555 §7.3.5).
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when there is a file that cannot be read.
+    pub fn account_before<T: DeserializeOwned>(
+        &self,
+        authority: &AuthorityId,
+    ) -> Result<Option<T>, StoreError> {
+        match existing(&self.accounts, authority.as_str())? {
+            Some(dir) => Ok(read(&dir, ACCOUNT_BEFORE)?.and_then(Result::ok)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps an account, and the one that it replaces as the one before.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written; what was kept stays.
+    pub fn keep_account<T: Serialize>(
+        &self,
+        lock: &AccountLock,
+        account: &T,
+    ) -> Result<(), StoreError> {
+        let name = lock.authority().as_str();
+        let dir = match existing(&self.accounts, name)? {
+            Some(dir) => dir,
+            None => {
+                let made = self.accounts.make(name);
+                let made = made.and_then(|dir| self.accounts.sync().map(|()| dir));
+                made.map_err(at(&self.accounts, name))?
+            }
+        };
+        dir.sweep(&lock.lock).map_err(at(&self.accounts, name))?;
+        if let Some(old) = dir.read_own(ACCOUNT).map_err(at(&dir, ACCOUNT))? {
+            let is_whole = serde_json::from_slice::<serde_json::Value>(&old).is_ok();
+            if is_whole {
+                dir.write(&lock.lock, ACCOUNT_BEFORE, &old).map_err(at(&dir, ACCOUNT_BEFORE))?;
+            }
+        }
+        write(&dir, &lock.lock, ACCOUNT, account)
+    }
+
+    /// What an authority may ask for under `key`, a token (RFC 8555 §8.3) or a name (RFC 8737 §3),
+    /// as whichever instance made the order left it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when there is a file that cannot be read.
+    pub fn challenge<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        Ok(read(&self.challenges, &challenge_file(key))?.and_then(Result::ok))
+    }
+
+    /// Leaves what an authority may ask for under `key` for every instance.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written.
+    pub fn keep_challenge<T: Serialize>(
+        &self,
+        lock: &CertLock,
+        key: &str,
+        answer: &T,
+    ) -> Result<(), StoreError> {
+        write(&self.challenges, &lock.lock, &challenge_file(key), answer)
+    }
+
+    /// Takes away what was left under `key`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file cannot be removed.
+    pub fn drop_challenge(&self, _lock: &CertLock, key: &str) -> Result<(), StoreError> {
+        let name = challenge_file(key);
+        self.challenges.remove(&name).map_err(at(&self.challenges, &name))
+    }
+
+    /// Takes away what processes that died left more than a day before `now`; how many.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the directory cannot be read.
+    pub fn sweep_challenges(&self, now: SystemTime) -> Result<usize, StoreError> {
+        let mut swept = 0;
+        for name in self.challenges.names().map_err(at(&self.challenges, ""))? {
+            let changed = std::fs::symlink_metadata(self.challenges.path(&name))
+                .and_then(|found| found.modified());
+            let is_old = changed
+                .is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > CHALLENGE_LONGEST));
+            if is_old && self.challenges.remove(&name).is_ok() {
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+const STATE: &str = "state.json";
+const ACCOUNT: &str = "account.json";
+const ACCOUNT_BEFORE: &str = "account.json.prev";
+
+/// Authorities keep an authorization pending for days, but no order of ours is under way that long.
+const CHALLENGE_LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Tokens are chosen by authorities and names by clients: neither may become a path.
+fn challenge_file(key: &str) -> String {
+    let hash: String = sha256(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hash}.json")
+}
+
+pub(super) fn at(
+    dir: &PrivateDir,
+    name: &str,
+) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
+    let path = dir.path(name);
+    move |source| StoreError::Io { path, source }
+}
+
+pub(super) fn existing(dir: &PrivateDir, name: &str) -> Result<Option<PrivateDir>, StoreError> {
+    dir.existing(name).map_err(at(dir, name))
+}
+
+/// Takes the file from other users, and says so.
+pub(super) fn tighten(dir: &PrivateDir, name: &str) {
+    if dir.tighten(name).is_ok_and(|was_open| was_open) {
+        tracing::warn!(path = %dir.path(name).display(), "file with a key was readable by other users");
+    }
+}
+
+/// The file's contents, `None` when there is no such file.
+fn read<T: DeserializeOwned>(
+    dir: &PrivateDir,
+    name: &str,
+) -> Result<Option<Result<T, serde_json::Error>>, StoreError> {
+    let bytes = dir.read_own(name).map_err(at(dir, name))?;
+    Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)))
+}
+
+fn write<T: Serialize>(
+    dir: &PrivateDir,
+    lock: &Lock,
+    name: &str,
+    value: &T,
+) -> Result<(), StoreError> {
+    let json = |source| StoreError::Json { path: dir.path(name), source };
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(json)?;
+    bytes.push(b'\n');
+    dir.write(lock, name, &bytes).map_err(at(dir, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acme::state::Target;
+
+    fn storage() -> (tempfile::TempDir, Storage) {
+        let root = tempfile::tempdir().unwrap();
+        let storage = Storage::open(root.path()).unwrap();
+        (root, storage)
+    }
+
+    fn journal(order_url: &str) -> Journal {
+        Journal {
+            order_url: order_url.into(),
+            key_pem: "secret".into(),
+            names: vec!["a.test".into()],
+            directory: "https://ca/dir".into(),
+            profile: None,
+            replaces: None,
+            created: 5,
+        }
+    }
+
+    #[test]
+    fn an_order_is_kept_replaced_and_dropped() {
+        let (_root, storage) = storage();
+        let lock = storage.lock(&CertId::new("a.test")).unwrap().unwrap();
+        assert_eq!(storage.order(&lock).unwrap(), None);
+        for url in ["1", "2"] {
+            storage.keep_order(&lock, &journal(url)).unwrap();
+            assert_eq!(storage.order(&lock).unwrap(), Some(journal(url)));
+        }
+        storage.drop_order(&lock).unwrap();
+        storage.drop_order(&lock).unwrap();
+        assert_eq!(storage.order(&lock).unwrap(), None);
+        assert!(!format!("{:?}", journal("1")).contains("secret"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_as_good_as_none_and_an_order_is_moved_aside() {
+        let (root, storage) = storage();
+        let id = CertId::new("*.a.test");
+        let lock = storage.lock(&id).unwrap().unwrap();
+        assert_eq!(storage.record(&id).unwrap(), None);
+        let record = Record::new(Target::new(vec!["*.a.test".into()], "d", None), 5);
+        storage.keep_record(&lock, &record).unwrap();
+        assert_eq!(storage.record(&id).unwrap(), Some(record));
+        std::fs::write(root.path().join("live/_wild_.a.test/state.json"), "{\"state\":").unwrap();
+        assert_eq!(storage.record(&id).unwrap(), None);
+        std::fs::write(root.path().join("orders/_wild_.a.test.json"), "[]").unwrap();
+        assert_eq!(storage.order(&lock).unwrap(), None);
+        assert!(root.path().join("quarantine/order-_wild_.a.test.json").exists());
+        assert_eq!(std::fs::read_dir(root.path().join("orders")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_account_keeps_the_one_before() {
+        let (root, storage) = storage();
+        let authority = AuthorityId::new("https://ca.test/dir");
+        let lock = storage.lock_account(&authority).unwrap().unwrap();
+        assert_eq!(storage.account::<String>(&authority).unwrap(), None);
+        for (account, before) in [("1", None), ("2", Some("1")), ("3", Some("2"))] {
+            storage.keep_account(&lock, &account).unwrap();
+            assert_eq!(storage.account::<String>(&authority).unwrap().as_deref(), Some(account));
+            assert_eq!(storage.account_before::<String>(&authority).unwrap().as_deref(), before);
+        }
+        std::fs::write(root.path().join("accounts/ca.test+dir/account.json"), "\"3").unwrap();
+        assert_eq!(storage.account::<String>(&authority).unwrap().as_deref(), Some("2"));
+        storage.keep_account(&lock, &"4").unwrap();
+        let before = storage.account_before::<String>(&authority).unwrap();
+        assert_eq!(before.as_deref(), Some("2"), "a damaged one replaces nothing");
+        let id = CertId::new("account-ca.test");
+        assert!(storage.lock(&id).unwrap().is_some(), "not the account's lock");
+    }
+
+    #[test]
+    fn challenges_are_found_by_every_instance_until_they_are_dropped_or_old() {
+        let (root, storage) = storage();
+        let other = Storage::open(root.path()).unwrap();
+        let lock = storage.lock(&CertId::new("a.test")).unwrap().unwrap();
+        for key in ["../../token", "a.test"] {
+            storage.keep_challenge(&lock, key, &"answer").unwrap();
+            assert_eq!(other.challenge::<String>(key).unwrap().as_deref(), Some("answer"));
+        }
+        storage.drop_challenge(&lock, "a.test").unwrap();
+        assert_eq!(other.challenge::<String>("a.test").unwrap(), None);
+        let now = SystemTime::now();
+        assert_eq!(storage.sweep_challenges(now).unwrap(), 0);
+        let day_after = now + CHALLENGE_LONGEST + Duration::from_secs(60);
+        assert_eq!(storage.sweep_challenges(day_after).unwrap(), 1);
+    }
+}

@@ -1,0 +1,140 @@
+//! What supervises the process: systemd, the service control manager of Windows, or nothing.
+//!
+//! Answers "who must be told that we are ready, and who hands us sockets or tells us to stop?".
+//! Made first thing in `main` and told by `app`. Never decides anything itself.
+
+mod request;
+#[cfg(target_os = "linux")]
+mod systemd;
+mod watchdog;
+#[cfg(windows)]
+pub mod windows;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+pub use request::{Reloads, Requester, Stops};
+pub use watchdog::Watchdog;
+
+/// The way to whoever supervises the process. All of it does nothing where nobody does.
+#[derive(Debug)]
+pub struct Manager {
+    kind: Kind,
+    stops: Stops,
+    reloads: Reloads,
+}
+
+#[derive(Debug)]
+enum Kind {
+    None,
+    #[cfg(target_os = "linux")]
+    Systemd(systemd::Systemd),
+    #[cfg(windows)]
+    Windows(windows::Reporter),
+}
+
+impl Manager {
+    /// Nobody supervises the process.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { kind: Kind::None, stops: Stops::none(), reloads: Reloads::none() }
+    }
+
+    /// What systemd's variables say (sd_listen_fds(3), sd_notify(3)). Those for sockets are removed,
+    /// so that no child takes them for its own.
+    ///
+    /// # Safety
+    /// No other thread may be running, because the environment is changed, and descriptors from 3 on
+    /// may belong to nobody yet: they are taken over as the variables say.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    #[expect(unsafe_code, reason = "the caller vouches for the process's state")]
+    pub unsafe fn from_environment() -> Self {
+        // SAFETY: the caller's promise is the one that is asked for.
+        Self {
+            kind: Kind::Systemd(unsafe { systemd::Systemd::from_environment() }),
+            ..Self::none()
+        }
+    }
+
+    /// The sockets that were handed over, non-blocking; each is given once. What does not listen on
+    /// TCP is closed with a warning.
+    pub fn take_sockets(&mut self) -> Vec<TcpListener> {
+        match &mut self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.take_sockets(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Its requests to stop, given once. systemd uses signals instead.
+    pub fn take_stops(&mut self) -> Stops {
+        std::mem::replace(&mut self.stops, Stops::none())
+    }
+
+    /// Its requests for a reload, given once. systemd uses signals instead.
+    pub fn take_reloads(&mut self) -> Reloads {
+        std::mem::replace(&mut self.reloads, Reloads::none())
+    }
+
+    /// The process serves; also how a reload ends. `status` is one line for people.
+    pub fn ready(&self, status: &str) {
+        match &self.kind {
+            Kind::None => {}
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.ready(status),
+            #[cfg(windows)]
+            Kind::Windows(reporter) => reporter.ready(),
+        }
+        let _ = status;
+    }
+
+    /// A reload begins. It ends with [`ready`](Self::ready), whatever came of it.
+    pub fn reloading(&self) {
+        #[cfg(target_os = "linux")]
+        if let Kind::Systemd(systemd) = &self.kind {
+            systemd.reloading();
+        }
+    }
+
+    /// The process drains, and ends after `limit` at the latest.
+    pub fn stopping(&self, limit: Duration) {
+        match &self.kind {
+            Kind::None => {}
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.stopping(limit),
+            #[cfg(windows)]
+            Kind::Windows(reporter) => reporter.stopping(limit),
+        }
+        let _ = limit;
+    }
+
+    /// The process does not start. `text` is one line for people, where the manager shows one.
+    pub fn failed(&self, text: &str) {
+        #[cfg(target_os = "linux")]
+        if let Kind::Systemd(systemd) = &self.kind {
+            systemd.status(text);
+        }
+        let _ = text;
+    }
+
+    /// Where the log's errors have to go besides the log; `None` where the log is enough.
+    #[must_use]
+    pub fn error_log(&self) -> Option<fn(&str)> {
+        match &self.kind {
+            #[cfg(windows)]
+            Kind::Windows(_) => Some(windows::report_error),
+            _ => None,
+        }
+    }
+
+    /// The watchdog, where there is one.
+    #[must_use]
+    pub fn watchdog(&self) -> Option<Watchdog> {
+        match &self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.watchdog(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! systemd: notification (sd_notify(3)), watchdog (sd_watchdog_enabled(3)) and handed-over sockets
+//! (sd_listen_fds(3)).
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use socket2::{Socket, Type};
+
+use super::Watchdog;
+
+/// What systemd handed over, and when it wants to hear from us.
+#[derive(Debug)]
+pub(super) struct Systemd {
+    sockets: Vec<(String, Socket)>,
+    /// Why there are none although the variables promise some.
+    fault: Option<io::Error>,
+    watchdog: Option<Duration>,
+    notifier: Notifier,
+}
+
+/// The way to `NOTIFY_SOCKET`; there is none where that is not set.
+#[derive(Clone, Debug)]
+struct Notifier(Option<OsString>);
+
+impl Systemd {
+    /// Takes the descriptors over.
+    ///
+    /// # Safety
+    /// As [`super::Manager::from_environment`].
+    #[expect(unsafe_code, reason = "descriptors come as numbers, and variables are removed")]
+    pub(super) unsafe fn from_environment() -> Self {
+        let watchdog = sd_notify::watchdog_enabled();
+        // SAFETY: the caller says that no other thread runs.
+        let (sockets, fault) = match unsafe { sd_notify::listen_fds_with_names_and_unset_env() } {
+            Ok(numbers) => {
+                let own = |(number, name)| {
+                    // SAFETY: the crate has seen that it is open, and the caller says that nobody
+                    // else owns it.
+                    (name, Socket::from(unsafe { OwnedFd::from_raw_fd(number) }))
+                };
+                (numbers.map(own).collect(), None)
+            }
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let notifier = Notifier(std::env::var_os("NOTIFY_SOCKET"));
+        Self { sockets, fault, watchdog, notifier }
+    }
+
+    pub(super) fn take_sockets(&mut self) -> Vec<TcpListener> {
+        if let Some(error) = self.fault.take() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot use the sockets that the service manager hands over");
+        }
+        let usable = |(name, socket): (String, Socket)| {
+            if is_tcp_listener(&socket) && socket.set_nonblocking(true).is_ok() {
+                return Some(TcpListener::from(socket));
+            }
+            tracing::warn!(name, "closed an inherited socket that does not listen on tcp");
+            None
+        };
+        std::mem::take(&mut self.sockets).into_iter().filter_map(usable).collect()
+    }
+
+    pub(super) fn ready(&self, status: &str) {
+        self.notifier.notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+    }
+
+    pub(super) fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.notifier.notify(&[NotifyState::Reloading, now]),
+            Err(error) => warn(&error),
+        }
+    }
+
+    /// Asks for as much time as the drain may take; without that a `TimeoutStopSec` that is shorter
+    /// than it would cut.
+    pub(super) fn stopping(&self, limit: Duration) {
+        let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+        self.notifier.notify(&[
+            NotifyState::Stopping,
+            NotifyState::ExtendTimeoutUsec(limit),
+            NotifyState::Status("finishing what is in flight"),
+        ]);
+    }
+
+    pub(super) fn status(&self, text: &str) {
+        self.notifier.notify(&[NotifyState::Status(&one_line(text))]);
+    }
+
+    /// The watchdog, if the unit has one for this process.
+    pub(super) fn watchdog(&self) -> Option<Watchdog> {
+        let notifier = self.notifier.clone();
+        Some(Watchdog::new(self.watchdog?, move || notifier.notify(&[NotifyState::Watchdog])))
+    }
+}
+
+impl Notifier {
+    fn notify(&self, states: &[NotifyState<'_>]) {
+        let Some(address) = &self.0 else { return };
+        let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+        if let Err(error) = send(address, &lines.join("\n")) {
+            warn(&error);
+        }
+    }
+}
+
+/// Connects anew each time, since systemd makes its socket anew when it is replaced itself. The
+/// crate's own function knows no abstract addresses.
+fn send(address: &OsStr, text: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    // Whoever does not read must not hold the runtime up.
+    socket.set_nonblocking(true)?;
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    socket.send_to_addr(text.as_bytes(), &address)?;
+    Ok(())
+}
+
+fn warn(error: &io::Error) {
+    tracing::warn!(error = error as &dyn std::error::Error, "cannot notify the service manager");
+}
+
+/// A line end would begin another variable.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn is_tcp_listener(socket: &Socket) -> bool {
+    let is_listening = || socket.is_listener().unwrap_or(false);
+    let is_internet = || socket.local_addr().is_ok_and(|address| address.as_socket().is_some());
+    socket.r#type().is_ok_and(|kind| kind == Type::STREAM) && is_listening() && is_internet()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who is told, and the way to it.
+    fn manager(directory: &std::path::Path) -> (UnixDatagram, Notifier) {
+        let path = directory.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (socket, Notifier(Some(path.into_os_string())))
+    }
+
+    fn told(socket: &UnixDatagram) -> Option<String> {
+        let mut buffer = [0; 1024];
+        let size = socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..size]).into_owned())
+    }
+
+    #[test]
+    fn a_status_is_one_line_and_sets_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, notifier) = manager(directory.path());
+        let systemd = Systemd { sockets: Vec::new(), fault: None, watchdog: None, notifier };
+        systemd.ready("three sites\nMAINPID=1");
+        assert_eq!(told(&socket).as_deref(), Some("READY=1\nSTATUS=three sites MAINPID=1"));
+        systemd.reloading();
+        let text = told(&socket).unwrap();
+        let since_boot = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_default();
+        assert!(since_boot.parse::<u64>().is_ok(), "{text}");
+    }
+}
