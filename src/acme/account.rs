@@ -49,6 +49,20 @@ impl AccountError {
             Self::Credentials(_) | Self::Key(_) => None,
         }
     }
+
+    /// The same, laid to the binding if the account was to be bound: nothing else about a new
+    /// account is a matter of authority, and texts differ.
+    fn about(self, binding: bool) -> Self {
+        match self {
+            Self::Call(CallError::Refused(mut problem))
+                if binding && problem.kind == Kind::Unauthorized =>
+            {
+                problem.kind = Kind::ExternalAccount;
+                Self::Call(CallError::Refused(problem))
+            }
+            other => other,
+        }
+    }
 }
 
 impl ExternalAccount {
@@ -141,7 +155,8 @@ impl Session {
         let created = Account::builder_with_http(Box::new(client))
             .create(new, authority.directory.clone(), external)
             .await;
-        let (account, credentials) = created.map_err(|error| failure(&answers, error))?;
+        let (account, credentials) =
+            created.map_err(|error| failure(&answers, error).about(external.is_some()))?;
         let session = Self { authority: authority.clone(), account, answers };
         Ok((session, stored(&credentials)?))
     }
@@ -191,6 +206,20 @@ impl Session {
         let (account, credentials) = created.map_err(|error| failure(&answers, error))?;
         let session = Self { authority: authority.clone(), account, answers };
         Ok((session, stored(&credentials)?))
+    }
+
+    /// Ends the account, for good: its key is never accepted again (RFC 8555 §7.3.6).
+    ///
+    /// # Errors
+    /// [`CallError`]; the account is still there.
+    pub async fn deactivate(self) -> Result<(), CallError> {
+        let sent = self.account.clone().deactivate().await;
+        // The library takes every answer for a good one.
+        match (sent, self.answers.last().and_then(|answer| answer.problem())) {
+            (_, Some(problem)) => Err(CallError::Refused(Box::new(problem))),
+            (Err(error), None) => Err(self.explain(error)),
+            (Ok(()), None) => Ok(()),
+        }
     }
 
     /// Replaces the addresses that the authority may write to.

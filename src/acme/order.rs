@@ -430,3 +430,39 @@ fn may_be_about_replaces(error: &CallError) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_can_be_a_task() {
+        fn is_send<T: Send>(_: T) {}
+        let _ = |issuer: &Issuer, journal: &Journal, request: &Request| {
+            is_send(issuer.issue(request));
+            is_send(issuer.resume(journal, request));
+        };
+    }
+
+    #[test]
+    fn names_are_checked_before_anybody_is_asked() {
+        let dns = || Method::Dns01(Dns::run("hook"));
+        for (name, methods, wanted) in [
+            ("a.test", vec![Method::Http01], None),
+            ("192.0.2.1", vec![Method::Http01], None),
+            ("2001:db8::1", vec![Method::TlsAlpn01], None),
+            ("*.a.test", vec![Method::Http01, dns()], None),
+            (
+                "*.a.test",
+                vec![Method::Http01],
+                Some("none of the ways to prove *.a.test is enabled: dns-01"),
+            ),
+            ("*", vec![dns()], Some("\"*\" is no name that a certificate can have")),
+            ("a b", vec![dns()], Some("\"a b\" is no name that a certificate can have")),
+        ] {
+            let request = Request { names: vec![name.to_owned()], methods, ..Request::default() };
+            let said = check_names(&request).err().map(|error| error.to_string());
+            assert_eq!(said.as_deref(), wanted, "{name}");
+        }
+    }
+}

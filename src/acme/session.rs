@@ -60,10 +60,10 @@ pub struct Meta {
 pub enum CallError {
     /// The authority says no.
     #[error("the certificate authority refuses")]
-    Refused(#[source] Problem),
+    Refused(#[source] Box<Problem>),
     /// There is no answer.
     #[error("the certificate authority does not answer")]
-    Unreachable(#[source] RequestError),
+    Unreachable(#[source] Box<RequestError>),
     /// The answer cannot be understood.
     #[error("the certificate authority sent nonsense")]
     Garbled(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -126,10 +126,11 @@ impl Authority {
     ) -> Result<(T, Answer), CallError> {
         let request = Request::get(url).body(Bytes::new());
         let request = request.map_err(|error| CallError::Garbled(error.into()))?;
-        let answer = self.transport.send(request).await.map_err(CallError::Unreachable)?;
+        let answer = self.transport.send(request).await;
+        let answer = answer.map_err(|error| CallError::Unreachable(Box::new(error)))?;
         let answer = Answer::new(answer);
         if let Some(problem) = answer.problem() {
-            return Err(CallError::Refused(problem));
+            return Err(CallError::Refused(Box::new(problem)));
         }
         let found = serde_json::from_slice(&answer.body);
         Ok((found.map_err(|error| CallError::Garbled(error.into()))?, answer))
@@ -273,15 +274,15 @@ impl Answers {
     pub(super) fn explain(&self, error: instant_acme::Error) -> CallError {
         let last = self.last();
         if let Some(problem) = last.as_ref().and_then(|answer| answer.problem()) {
-            return CallError::Refused(problem);
+            return CallError::Refused(Box::new(problem));
         }
         match error {
             instant_acme::Error::Api(problem) => {
                 let received = last.map_or_else(SystemTime::now, |answer| answer.received);
-                CallError::Refused(Problem::within(&problem, received))
+                CallError::Refused(Box::new(Problem::within(&problem, received)))
             }
             instant_acme::Error::Other(error) => match error.downcast::<RequestError>() {
-                Ok(error) => CallError::Unreachable(*error),
+                Ok(error) => CallError::Unreachable(error),
                 Err(error) => CallError::Garbled(error),
             },
             error => CallError::Garbled(error.into()),

@@ -24,6 +24,10 @@ pub type ServerStream<IO> = tokio_rustls::server::TlsStream<IO>;
 
 /// How a handshake ended that was finished.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart at once, and a probe is one in thousands"
+)]
 pub enum Handshake<IO> {
     /// With a client.
     Client(Accepted<IO>),

@@ -40,16 +40,16 @@ pub enum OrderError {
         source: CallError,
     },
     /// The authority has looked and is not convinced.
-    #[error("the certificate authority refuses the order: {}", describe(bad_names, problem.as_ref()))]
+    #[error("the certificate authority refuses the order: {}", describe(bad_names, problem.as_deref()))]
     Invalid {
         /// The names that are to blame, as far as it says.
         bad_names: Vec<BadName>,
         /// What it says of the order as a whole.
-        problem: Option<Problem>,
+        problem: Option<Box<Problem>>,
     },
     /// The order that was to go on is not there.
     #[error("the order is gone")]
-    Gone(#[source] Problem),
+    Gone(#[source] Box<Problem>),
     /// The key or the request cannot be made.
     #[error("the certificate's key cannot be used")]
     Key(#[from] rcgen::Error),
@@ -94,7 +94,7 @@ impl OrderError {
             Self::Call { source, .. } => source.problem(),
             Self::Gone(problem) => Some(problem),
             Self::Invalid { bad_names, problem } => {
-                bad_names.iter().find_map(|bad| bad.problem.as_ref()).or(problem.as_ref())
+                bad_names.iter().find_map(|bad| bad.problem.as_ref()).or(problem.as_deref())
             }
             _ => None,
         }

@@ -150,7 +150,7 @@ impl Issuer {
                 });
             }
         }
-        OrderError::Invalid { bad_names, problem }
+        OrderError::Invalid { bad_names, problem: problem.map(Box::new) }
     }
 }
 
