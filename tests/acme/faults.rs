@@ -73,6 +73,13 @@ async fn caa_forbids_for_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_request_is_not_liked_is_given_up() {
+    let body = problem("badCSR", "the key is weak");
+    let error = refused("/finalize-order/", Fault::Answer(400, &[], body)).await;
+    assert!(error.is_lost(), "the same request would not be liked again: {}", told(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nonsense_is_no_panic_and_no_certificate() {
     for path in ["/order-plz", "/authZ/", "/my-order/", "/certZ/"] {
         let error = refused(path, Fault::Answer(200, &[], "[]".to_owned())).await;

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use instant_acme::Order;
 
 use super::super::journal::Journal;
-use super::{Dropped, Issuer, OrderError, Request, again, patterns};
+use super::placing::patterns;
+use super::{Dropped, Issuer, OrderError, Request, again};
 use crate::tls::Certificate;
 use crate::tls::issued::{self, Checked};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::super::dns::DnsError;
-use super::super::problem::{Problem, Scope};
+use super::super::problem::{Kind, Problem, Scope};
 use super::super::session::CallError;
 use crate::tls::challenge::ChallengeError;
 use crate::tls::issued::IssuedError;
@@ -82,6 +82,9 @@ pub struct BadName {
     pub problem: Option<Problem>,
 }
 
+/// The step in which the certificate is asked for.
+pub(super) const FINALIZE: &str = "finalize the order";
+
 impl OrderError {
     pub(super) fn call(step: &'static str, source: CallError) -> Self {
         Self::Call { step, source }
@@ -146,7 +149,12 @@ impl OrderError {
     /// Whether nothing will ever come of the order, so that its journal can go.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Invalid { .. } | Self::Gone(_) | Self::Issued(_) | Self::Key(_))
+        match self {
+            Self::Invalid { .. } | Self::Gone(_) | Self::Issued(_) | Self::Key(_) => true,
+            // It is not going to like the same request for a certificate better next time.
+            Self::Call { step: FINALIZE, source } => source.is(Kind::Malformed),
+            _ => false,
+        }
     }
 }
 
