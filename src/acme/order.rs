@@ -198,10 +198,20 @@ impl Issuer {
         request: &Request,
         dropped: Dropped,
     ) -> Result<Issued, OrderError> {
+        let mut rounds = 0;
         loop {
             match order.state().status {
-                OrderStatus::Pending => self.validate(order, request).await?,
-                OrderStatus::Ready => self.finalize(order, journal).await?,
+                OrderStatus::Pending => self.validate(order, journal, request).await?,
+                OrderStatus::Ready if rounds == MAX_ROUNDS => {
+                    let error = CallError::Garbled("the order stays ready".into());
+                    return Err(OrderError::call(FINALIZE, error));
+                }
+                OrderStatus::Ready => {
+                    // Once, but for an authority that has forgotten that it was asked.
+                    tokio::time::sleep(self.limits.pause * rounds).await;
+                    rounds += 1;
+                    self.finalize(order, journal).await?;
+                }
                 OrderStatus::Processing => self.settle(order, OrderStatus::Processing).await?,
                 OrderStatus::Valid => return self.collect(order, journal, request, dropped).await,
                 OrderStatus::Invalid => return Err(self.find_fault(order).await),
@@ -255,6 +265,9 @@ impl std::fmt::Debug for Issuer {
         f.debug_struct("Issuer").field("session", &self.session).finish_non_exhaustive()
     }
 }
+
+/// How often an authority is asked for the certificate of one order.
+const MAX_ROUNDS: u32 = 5;
 
 /// First look at an order after something was done for it: validation on the authority's own network
 /// takes as long.

@@ -174,7 +174,7 @@ impl Problem {
         retry_after: Option<SystemTime>,
         received: SystemTime,
     ) -> Self {
-        let r#type = short(r#type);
+        let (r#type, detail) = (short(r#type), text::cut(detail));
         let kind = match Kind::of(&r#type, status, &detail) {
             // Several names, several problems: theirs is the reason if they agree on one.
             Kind::Other | Kind::Malformed | Kind::Unauthorized if !subproblems.is_empty() => {

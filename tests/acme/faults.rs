@@ -73,6 +73,48 @@ async fn caa_forbids_for_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_not_ordered_is_not_proven() {
+    let body = serde_json::json!({
+        "status": "pending", "identifier": { "type": "dns", "value": "other.example.test" },
+        "challenges": [ { "type": "http-01", "url": "https://ca.test/1", "token": "t", "status": "pending" } ],
+    });
+    let error = refused("/authZ/", Fault::Answer(200, &[], body.to_string())).await;
+    assert_eq!(error.bad_names(), ["other.example.test"], "{}", told(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_cannot_be_proven_any_more_ends_an_order_that_is_pending() {
+    let body = serde_json::json!({
+        "status": "expired", "identifier": { "type": "dns", "value": "a.example.test" },
+        "challenges": [],
+    });
+    let scene = Scene::new().await;
+    let (faulty, authority) = scene.faulty();
+    let (issuer, _) = scene.register(&authority).await;
+    for _ in 0..2 {
+        faulty.expect("/authZ/", Fault::Answer(200, &[], body.to_string()));
+    }
+    let error = issuer.issue(&by_http(&["a.example.test"])).await.unwrap_err();
+    assert!(error.is_lost(), "{}", told(&error));
+    assert_eq!(error.bad_names(), ["a.example.test"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_stays_ready_is_not_asked_for_ever() {
+    let scene = Scene::new().await;
+    let (faulty, authority) = scene.faulty();
+    let (issuer, _) = scene.register(&authority).await;
+    let url = &scene.pebble.authority.directory;
+    let body = serde_json::json!({ "status": "ready", "authorizations": [], "finalize": url });
+    for _ in 0..5 {
+        faulty.expect("/finalize-order/", Fault::Answer(200, &[], body.to_string()));
+        faulty.expect("/dir", Fault::Answer(200, &[], body.to_string()));
+    }
+    let error = within("end", issuer.issue(&by_http(&["a.example.test"]))).await.unwrap_err();
+    assert!(told(&error).contains("stays ready"), "{}", told(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_request_is_not_liked_is_given_up() {
     let body = problem("badCSR", "the key is weak");
     let error = refused("/finalize-order/", Fault::Answer(400, &[], body)).await;

@@ -1,5 +1,6 @@
 //! The certificate of an order: fetched, checked, and with the chain that is preferred.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use instant_acme::Order;
@@ -10,8 +11,10 @@ use super::{Dropped, Issuer, OrderError, Request, again};
 use crate::tls::Certificate;
 use crate::tls::issued::{self, Checked};
 
+/// As many other chains are looked at; no authority has more roots than that.
+const MAX_CHAINS: usize = 8;
+
 /// A certificate as it was issued, and what to know about it.
-#[derive(Debug)]
 pub struct Issued {
     /// The chain, leaf first, as PEM.
     pub chain_pem: String,
@@ -31,6 +34,17 @@ pub struct Issued {
     pub dropped_replaces: bool,
     /// Whether the profile was left out because the authority does not have it.
     pub dropped_profile: bool,
+}
+
+impl fmt::Debug for Issued {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("certificate", &self.certificate)
+            .field("root", &self.root)
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Issuer {
@@ -89,7 +103,7 @@ impl Issuer {
         alternates: &[String],
         check: &impl Fn(&str) -> Result<Checked, issued::IssuedError>,
     ) -> Option<(Checked, String)> {
-        for url in alternates {
+        for url in alternates.iter().take(MAX_CHAINS) {
             let mut tries = super::Tries::default();
             let body = loop {
                 match self.session.fetch(url).await {

@@ -15,6 +15,9 @@ pub enum OrderError {
     /// This cannot stand in a certificate.
     #[error("{0:?} is no name that a certificate can have")]
     Name(String),
+    /// The authority wants a proof of a name that it was not asked for.
+    #[error("the certificate authority asks for {0}, which was not ordered")]
+    NotOrdered(String),
     /// No way to prove the name is both offered and enabled.
     #[error("none of the ways to prove {name} is enabled: {}", offered.join(", "))]
     NoMethod {
@@ -139,7 +142,9 @@ impl OrderError {
             Self::Invalid { bad_names, .. } if !bad_names.is_empty() => {
                 bad_names.iter().map(|bad| bad.name.clone()).collect()
             }
-            Self::NoMethod { name, .. } | Self::Name(name) => vec![name.clone()],
+            Self::NoMethod { name, .. } | Self::Name(name) | Self::NotOrdered(name) => {
+                vec![name.clone()]
+            }
             _ => self.problem().map_or_else(Vec::new, |problem| {
                 problem.subproblems.iter().map(|sub| sub.name.clone()).collect()
             }),
@@ -150,7 +155,11 @@ impl OrderError {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         match self {
-            Self::Invalid { .. } | Self::Gone(_) | Self::Issued(_) | Self::Key(_) => true,
+            Self::Invalid { .. }
+            | Self::Gone(_)
+            | Self::Issued(_)
+            | Self::Key(_)
+            | Self::NotOrdered(_) => true,
             // It is not going to like the same request for a certificate better next time.
             Self::Call { step: FINALIZE, source } => source.is(Kind::Malformed),
             _ => false,

@@ -8,10 +8,12 @@ use instant_acme::{
 };
 
 use super::super::dns::{Dns, Presented, Record};
+use super::super::journal::Journal;
 use super::super::problem::{Kind, Problem};
 use super::super::session::Session;
+use super::placing::patterns;
 use super::{BadName, Issuer, Method, OrderError, Request, again};
-use crate::net::Host;
+use crate::net::{Host, HostPattern};
 use crate::tls::challenge::Published;
 
 /// A name that is to be proven.
@@ -38,10 +40,13 @@ impl Issuer {
     pub(super) async fn validate(
         &self,
         order: &mut Order,
+        journal: &Journal,
         request: &Request,
     ) -> Result<(), OrderError> {
         again!(self, load(order)).map_err(|error| OrderError::call("see what to prove", error))?;
-        let mut proofs = self.proofs(order, request).await?;
+        let Some(mut proofs) = self.proofs(order, journal, request).await? else {
+            return Err(self.find_fault(order).await);
+        };
         let mut answers = Answers::default();
         let outcome = async {
             self.publish(&proofs, &mut answers).await?;
@@ -54,12 +59,15 @@ impl Issuer {
         outcome
     }
 
-    /// A way for each name that is not proven. No network: all is loaded.
+    /// A way for each name that is not proven; `None` when one of them cannot be any more, whatever
+    /// the order says. No network: all is loaded.
     async fn proofs<'r>(
         &self,
         order: &mut Order,
+        journal: &Journal,
         request: &'r Request,
-    ) -> Result<Vec<Proof<'r>>, OrderError> {
+    ) -> Result<Option<Vec<Proof<'r>>>, OrderError> {
+        let ordered = patterns(&journal.names)?;
         let mut proofs = Vec::new();
         let mut authorizations = order.authorizations();
         let mut index = 0;
@@ -68,10 +76,15 @@ impl Issuer {
                 OrderError::call("see what to prove", self.session.explain(error))
             })?;
             index += 1;
-            if authorization.status != AuthorizationStatus::Pending {
-                continue;
+            match authorization.status {
+                AuthorizationStatus::Pending => {}
+                AuthorizationStatus::Valid => continue,
+                _ => return Ok(None),
             }
             let name = authorization.identifier().to_string();
+            if !is_among(&ordered, &name) {
+                return Err(OrderError::NotOrdered(name));
+            }
             let is_address = matches!(authorization.identifier().identifier, Identifier::Ip(_));
             let chosen = request.methods.iter().find_map(|method| {
                 let challenge =
@@ -96,7 +109,7 @@ impl Issuer {
                 is_untold: challenge.status == ChallengeStatus::Pending,
             });
         }
-        Ok(proofs)
+        Ok(Some(proofs))
     }
 
     /// Publishes what the authority will look for, and waits until it can be seen.
@@ -140,7 +153,10 @@ impl Issuer {
         if again!(self, load_anew(order)).is_ok() {
             let mut authorizations = order.authorizations();
             while let Some(Ok(authorization)) = authorizations.next().await {
-                if authorization.status != AuthorizationStatus::Invalid {
+                if matches!(
+                    authorization.status,
+                    AuthorizationStatus::Pending | AuthorizationStatus::Valid
+                ) {
                     continue;
                 }
                 let error = authorization.challenges.iter().find_map(|it| it.error.as_ref());
@@ -170,6 +186,19 @@ impl Answers {
         for record in self.records.drain(..) {
             record.clean_up().await;
         }
+    }
+}
+
+/// Whether a name is one of those that were ordered: nothing is published for others. Some
+/// authorities leave out that a name is a wildcard's.
+fn is_among(ordered: &[HostPattern], name: &str) -> bool {
+    match HostPattern::parse(name) {
+        Ok(HostPattern::Exact(Host::Name(parent))) => {
+            ordered.contains(&HostPattern::Exact(Host::Name(parent.clone())))
+                || ordered.contains(&HostPattern::Wildcard(parent))
+        }
+        Ok(pattern) => ordered.contains(&pattern),
+        Err(_) => false,
     }
 }
 

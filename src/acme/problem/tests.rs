@@ -141,5 +141,6 @@ fn whatever_is_sent_is_a_problem_and_no_panic() {
         let problem = Problem::read(400, None, body, now());
         let _ = (problem.to_string(), problem.scope(), problem.link(), problem.is_permanent());
     }
+    assert_eq!(said(400, "malformed", &"\u{e9}".repeat(5000)).detail.len(), 2000);
     let _ = said(429, "rateLimited", "retry after 2026-11-25 14:0\u{e9}:00 UTC").retry_after();
 }

@@ -87,6 +87,13 @@ pub(super) fn first_words(body: &[u8]) -> String {
     words.chars().take(LONGEST).collect()
 }
 
+/// A text that fits into a line for people, whatever an authority sends.
+pub(super) fn cut(mut detail: String) -> String {
+    const LONGEST: usize = 2000;
+    detail.truncate(detail.floor_char_boundary(LONGEST));
+    detail
+}
+
 /// What stands in the first pair of quotes.
 fn quoted(detail: &str) -> Option<String> {
     let name = detail.split('"').nth(1)?;
