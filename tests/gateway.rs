@@ -3,6 +3,8 @@
 //! `cfg(test)` always holds here; it is written out so that the lints know these modules as tests.
 
 #[cfg(test)]
+mod acme;
+#[cfg(test)]
 mod admin;
 #[cfg(test)]
 mod architecture;

@@ -3,9 +3,17 @@
 //! Answers "which certificate is due, and how does it come about?". Decisions are pure and take the
 //! time; `storage` alone touches files, `order` alone the network.
 
+pub mod account;
 pub mod backoff;
+pub mod dns;
+pub mod http;
 pub mod journal;
+pub mod key;
+pub mod order;
+pub mod problem;
+pub mod renewal_info;
 pub mod schedule;
+pub mod session;
 pub mod state;
 pub mod storage;
 pub mod time;

@@ -22,7 +22,7 @@ use crate::proxy::engine::Engine;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{HandshakeFault, ListenerMetrics};
 use crate::tls::transport::Downstream as Transport;
-use crate::tls::{CertStore, ServerConfig};
+use crate::tls::{CertStore, Handshake, ServerConfig};
 
 /// What every connection of one listener is served with.
 #[derive(Debug)]
@@ -179,18 +179,22 @@ async fn turn_away_plain(
     http1::turn_away_plain(line, &around).await;
 }
 
-/// The connection after its handshake; `None` when there is none within the time allowed.
+/// The connection after its handshake; `None` when there is none within the time allowed, or it was
+/// a certificate authority's.
 async fn secured(
-    handshake: Timeout<
-        impl Future<Output = Result<crate::tls::Accepted<TcpStream>, crate::tls::AcceptError>>,
-    >,
+    handshake: Timeout<impl Future<Output = Result<Handshake<TcpStream>, crate::tls::AcceptError>>>,
     door: &Door,
     peer: SocketAddr,
     around: &Surroundings,
 ) -> Option<(Transport, TlsFacts)> {
     let listener = &door.facts.name;
     match around.drain.run_until_cancelled(handshake).await? {
-        Ok(Ok(accepted)) => {
+        Ok(Ok(Handshake::Challenge(host))) => {
+            let client = peer.ip();
+            tracing::info!(%listener, client.address = %client, %host, "answered a challenge");
+            None
+        }
+        Ok(Ok(Handshake::Client(accepted))) => {
             door.metrics.shook_hands(accepted.session.version);
             let facts = TlsFacts { session: accepted.session, entry: accepted.entry };
             Some((Transport::Tls(Box::new(accepted.stream)), facts))

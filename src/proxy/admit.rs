@@ -53,6 +53,9 @@ pub(super) fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Fail
     exchange.head.host.clone_from(&authority);
     let (host, _port) = HostRef::parse_authority(&authority)
         .map_err(|_| Failure::BadRequest("the host is not valid"))?;
+    if let Some(proof) = challenge(exchange, parts, &host) {
+        return Ok(Next::Reply(proof));
+    }
     let site_index = find_site(exchange, &generation, &host)?;
     let site = &generation.config.sites[site_index];
     let path = canonical_path(exchange, parts, site)?;
@@ -192,6 +195,18 @@ fn authority(exchange: &Exchange, parts: &Parts) -> Result<String, Failure> {
         }
         Some(_) | None => Err(Failure::BadRequest("the host is not valid")),
     }
+}
+
+/// What proves to a certificate authority that `host` is ours (HTTP-01, RFC 8555 §8.3). It asks over
+/// plain HTTP, and neither redirects nor rules may stand in its way.
+fn challenge(exchange: &Exchange, parts: &Parts, host: &HostRef<'_>) -> Option<Reply> {
+    let is_plain = exchange.connection.as_deref().is_some_and(|it| it.tls.is_none());
+    if !is_plain || !matches!(parts.method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let challenges = exchange.shared.certificates.challenges();
+    let reply = Reply::proof(challenges.http(host, parts.uri.path())?);
+    Some(if parts.method == Method::HEAD { reply.without_body() } else { reply })
 }
 
 /// The site for `host` on the request's listener. On a connection with TLS it must be one that

@@ -23,6 +23,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -113,6 +114,14 @@ impl Reply {
         }
         headers.push((CONTENT_LENGTH, body.len().into()));
         Self { status, headers, body, close: false }
+    }
+
+    /// What a certificate authority wants to see, as the bytes that it is (RFC 8555 §8.3).
+    #[must_use]
+    pub fn proof(body: Bytes) -> Self {
+        let length = (CONTENT_LENGTH, body.len().into());
+        let headers = vec![(CONTENT_TYPE, OCTETS), length, (CACHE_CONTROL, NO_STORE)];
+        Self { status: StatusCode::OK, headers, body, close: false }
     }
 
     /// The same head without the body, as HEAD asks for it (RFC 9110 §9.3.2).

@@ -14,13 +14,27 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::listener::Alpn;
-use crate::net::HostName;
+use crate::net::{Host, HostName};
 use crate::tls::resolver::Pinned;
 use crate::tls::server_config::from_wire;
 use crate::tls::store::{CertStore, Entry};
 
 /// An encrypted stream from a client.
 pub type ServerStream<IO> = tokio_rustls::server::TlsStream<IO>;
+
+/// How a handshake ended that was finished.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart at once, and a probe is one in thousands"
+)]
+pub enum Handshake<IO> {
+    /// With a client.
+    Client(Accepted<IO>),
+    /// With a certificate authority that has seen the proof that this host is ours (RFC 8737). The
+    /// connection is closed: nothing is ever said over it.
+    Challenge(Host),
+}
 
 /// A connection after its handshake.
 #[derive(Debug)]
@@ -65,7 +79,8 @@ pub enum AcceptError {
     Io(#[source] io::Error),
 }
 
-/// Performs the handshake on `io` with the certificate that `store` has for it.
+/// Performs the handshake on `io` with the certificate that `store` has for it: that of an
+/// outstanding challenge for a client that asks for one, else one of its table.
 ///
 /// `local` is the address the client reached; it decides when the client names no host.
 ///
@@ -76,7 +91,7 @@ pub async fn accept<IO>(
     local: Option<IpAddr>,
     config: &Arc<ServerConfig>,
     store: &CertStore,
-) -> Result<Accepted<IO>, AcceptError>
+) -> Result<Handshake<IO>, AcceptError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -90,6 +105,11 @@ where
             return Err(AcceptError::from_io(error));
         }
     };
+    if let Some((host, config)) = store.challenges().tls_alpn(&started.client_hello()) {
+        let mut stream = started.into_stream(config).await.map_err(AcceptError::from_io)?;
+        let _ = stream.shutdown().await; // it has seen what it came for
+        return Ok(Handshake::Challenge(host));
+    }
     let Some(entry) = choose(&started.client_hello(), local, store) else {
         let name = started.client_hello().server_name().map(str::to_owned);
         refuse_name(started.io).await;
@@ -98,11 +118,10 @@ where
     let pinned = pin(config, &entry);
     let stream = started.into_stream(pinned).await.map_err(AcceptError::from_io)?;
     let session = Session::of(stream.get_ref().1);
-    Ok(Accepted { stream, entry, session })
+    Ok(Handshake::Client(Accepted { stream, entry, session }))
 }
 
-/// The one place that decides from a ClientHello. The second kind of handshake, which proves
-/// control of a name with ALPN `acme-tls/1` (RFC 8737), parts from the others here.
+/// The one place that decides on a certificate in service, from a ClientHello.
 fn choose(hello: &ClientHello<'_>, local: Option<IpAddr>, store: &CertStore) -> Option<Arc<Entry>> {
     store.resolve(hello.server_name(), local)
 }
@@ -259,6 +278,64 @@ mod tests {
         assert!(visit(&Arc::new(client), server.address, "a.test").await.is_err());
         let refused = server.result().await.unwrap_err();
         assert!(matches!(refused, AcceptError::Refused(rustls::Error::NoApplicationProtocol)));
+    }
+
+    /// A client that believes everybody and offers these protocols.
+    fn offering(protocols: &[&str]) -> Arc<rustls::ClientConfig> {
+        let mut client = credulous();
+        client.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+        Arc::new(client)
+    }
+
+    #[tokio::test]
+    async fn a_probe_sees_the_challenge_of_its_host_and_the_end_of_the_connection() {
+        use tokio::io::AsyncReadExt;
+        let ca = Ca::new("test");
+        let store = store([entry(&ca, &["a.test"])]);
+        let mut server = Server::start(Arc::clone(&store)).await;
+        let probe = offering(&["acme-tls/1"]);
+        for (host, asked) in [
+            ("a.test", "a.test"),
+            ("new.test", "new.test"),
+            ("127.0.0.1", "1.0.0.127.in-addr.arpa"),
+        ] {
+            let host = Host::parse(host).unwrap();
+            let published = store.challenges().publish_tls_alpn(host.clone(), "t.thumb").unwrap();
+            let io = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let name = rustls::pki_types::ServerName::try_from(asked).unwrap();
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(&probe));
+            let mut stream = connector.connect(name, io).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+            let (_, shown) = x509_parser::parse_x509_certificate(&shown(&stream))
+                .map(|(rest, it)| (rest.len(), it.tbs_certificate.extensions().len()))
+                .unwrap();
+            assert_eq!(shown, 2, "the host and the digest");
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "nothing is said over it");
+            assert_eq!(server.proven().await, host);
+            drop(published);
+            assert!(visit(&probe, server.address, asked).await.is_err(), "{asked} afterwards");
+            server.result().await.unwrap_err();
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_but_a_probe_sees_a_challenge() {
+        let ca = Ca::new("test");
+        let own = entry(&ca, &["a.test", "b.test"]);
+        let store = store([Arc::clone(&own)]);
+        let mut server = Server::start(Arc::clone(&store)).await;
+        let host = Host::parse("a.test").unwrap();
+        let _published = store.challenges().publish_tls_alpn(host, "t.thumb").unwrap();
+        for protocols in [&[][..], &["h2"], &["h2", "acme-tls/1"], &["acme-tls/1", "http/1.1"]] {
+            let stream = visit(&offering(protocols), server.address, "a.test").await.unwrap();
+            assert_eq!(shown(&stream), own.certificate().key.cert[0], "{protocols:?}");
+            server.result().await.unwrap();
+        }
+        let probe = offering(&["acme-tls/1"]);
+        for host in ["b.test", "c.test", "127.0.0.1"] {
+            assert!(visit(&probe, server.address, host).await.is_err(), "{host} has none");
+            server.result().await.unwrap_err();
+        }
     }
 
     #[tokio::test]

@@ -127,6 +127,29 @@ pub fn build(
     Ok(Built { config: Arc::new(config), warnings })
 }
 
+/// The configuration for a certificate authority's own server: the system's CAs, and beside them
+/// those in `ca`, the file of an authority that the system does not know.
+///
+/// # Errors
+/// [`ClientConfigError`] names the file and what is wrong with it.
+pub fn authority(
+    ca: Option<&std::path::Path>,
+    roots: &SystemRoots,
+) -> Result<Arc<ClientConfig>, ClientConfigError> {
+    let mut store = match ca {
+        Some(path) => own_roots(path)?,
+        None if roots.is_empty() => return Err(ClientConfigError::NoRoots),
+        None => RootCertStore::empty(),
+    };
+    store.extend(roots.store.roots.iter().cloned());
+    let config = ClientConfig::builder_with_provider(provider::provider())
+        .with_protocol_versions(provider::versions(TlsVersion::V1_2))
+        .map_err(ClientConfigError::Provider)?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 /// Servers whose sessions are remembered; a pool with more forgets the oldest.
 const SESSIONS: usize = 256;
 

@@ -15,8 +15,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::listener::{Alpn, BindAddress, Listener, Protocol, TlsVersion};
-use crate::net::HostPattern;
-use crate::tls::accept::{AcceptError, Session, accept};
+use crate::net::{Host, HostPattern};
+use crate::tls::accept::{AcceptError, Handshake, Session, accept};
 use crate::tls::certificate::{Certificate, Source};
 use crate::tls::store::{CertStore, Entry, Table};
 use crate::tls::ticket::Tickets;
@@ -132,6 +132,7 @@ pub(super) fn listener(min: TlsVersion) -> Listener {
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     results: mpsc::UnboundedReceiver<Result<(Arc<str>, Session), AcceptError>>,
+    proven: mpsc::UnboundedReceiver<Host>,
 }
 
 impl Server {
@@ -148,12 +149,17 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (send, results) = mpsc::unbounded_channel();
+        let (proofs, proven) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
                 let local = io.local_addr().unwrap().ip();
                 let accepted = accept(io, Some(local), &config, &store).await;
                 let result = match accepted {
-                    Ok(mut accepted) => {
+                    Ok(Handshake::Challenge(host)) => {
+                        let _ = proofs.send(host);
+                        continue;
+                    }
+                    Ok(Handshake::Client(mut accepted)) => {
                         let _ = accepted.stream.write_all(b"ok").await;
                         let _ = accepted.stream.shutdown().await;
                         Ok((Arc::clone(accepted.entry.id()), accepted.session))
@@ -165,12 +171,17 @@ impl Server {
                 }
             }
         });
-        Self { address, results }
+        Self { address, results, proven }
     }
 
     /// What became of the next connection: the entry's id and the session.
     pub(super) async fn result(&mut self) -> Result<(Arc<str>, Session), AcceptError> {
         self.results.recv().await.unwrap()
+    }
+
+    /// The host of the next challenge that was answered.
+    pub(super) async fn proven(&mut self) -> Host {
+        self.proven.recv().await.unwrap()
     }
 }
 

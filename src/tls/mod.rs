@@ -9,12 +9,14 @@
 pub mod accept;
 mod authority;
 pub mod certificate;
+pub mod challenge;
 pub mod client_config;
 pub mod client_material;
 pub mod connect;
 mod contents;
 #[cfg(test)]
 mod fixture;
+pub mod issued;
 pub mod local_ca;
 pub mod on_demand;
 pub mod pem;
@@ -28,8 +30,9 @@ pub mod transport;
 pub mod trust;
 mod unverified;
 
-pub use accept::{AcceptError, Accepted, ServerStream, Session};
+pub use accept::{AcceptError, Accepted, Handshake, ServerStream, Session};
 pub use certificate::{Certificate, Fingerprint, Leaf};
+pub use challenge::Challenges;
 pub use client_config::{ClientConfigError, SystemRoots};
 pub use client_material::ClientMaterial;
 pub use connect::{ClientStream, ConnectError, connect};

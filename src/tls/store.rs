@@ -14,12 +14,14 @@ use arc_swap::ArcSwap;
 
 use crate::net::{Host, HostPattern, HostRef};
 use crate::tls::certificate::Certificate;
+use crate::tls::challenge::Challenges;
 use crate::tls::on_demand::OnDemand;
 
-/// The certificates in service.
+/// The certificates in service, and those that answer a certificate authority's challenges.
 #[derive(Debug)]
 pub struct CertStore {
     table: ArcSwap<Table>,
+    challenges: Arc<Challenges>,
 }
 
 /// A certificate and the names it is served for.
@@ -52,7 +54,13 @@ impl CertStore {
     /// A store that serves `table`.
     #[must_use]
     pub fn new(table: Table) -> Self {
-        Self { table: ArcSwap::from_pointee(table) }
+        Self { table: ArcSwap::from_pointee(table), challenges: Arc::default() }
+    }
+
+    /// The challenges that are answered before anything else, whatever the table is.
+    #[must_use]
+    pub fn challenges(&self) -> &Arc<Challenges> {
+        &self.challenges
     }
 
     /// Serves `table` from the next handshake on.

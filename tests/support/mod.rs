@@ -5,8 +5,10 @@
 
 mod client;
 mod gateway;
+mod inside;
 mod lines;
 mod origin;
+mod pebble;
 mod peer;
 mod program;
 mod stage;
@@ -17,8 +19,10 @@ use std::time::Duration;
 
 pub(crate) use client::{Client, Connection, Reply};
 pub(crate) use gateway::Gateway;
+pub(crate) use inside::Inside;
 pub(crate) use lines::field;
 pub(crate) use origin::{Answer, Origin, Received};
+pub(crate) use pebble::{EXTERNAL_KEY, Pebble, Settings};
 pub(crate) use peer::{Peer, command};
 pub(crate) use program::{Program, run};
 pub(crate) use stage::Stage;

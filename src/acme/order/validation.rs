@@ -1,0 +1,266 @@
+//! Proving names: which way for each, what is published for it, and which of them the authority did
+//! not believe.
+
+use std::time::SystemTime;
+
+use instant_acme::{
+    AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, Order, OrderStatus,
+};
+
+use super::super::dns::{Dns, Presented, Record};
+use super::super::journal::Journal;
+use super::super::problem::{Kind, Problem};
+use super::super::session::Session;
+use super::placing::patterns;
+use super::{BadName, Issuer, Method, OrderError, Request, again};
+use crate::net::{Host, HostPattern};
+use crate::tls::challenge::Published;
+
+/// A name that is to be proven.
+struct Proof<'r> {
+    /// The authorization's place in the order.
+    index: usize,
+    name: String,
+    method: &'r Method,
+    key_authorization: String,
+    token: String,
+    /// Whether the authority is still to be told that it may look.
+    is_untold: bool,
+}
+
+/// What is published for an order. Dropped, it is withdrawn.
+#[derive(Default)]
+struct Answers {
+    challenges: Vec<Published>,
+    records: Vec<Presented>,
+}
+
+impl Issuer {
+    /// Proves the names that are not proven yet, and waits until the order is no longer pending.
+    pub(super) async fn validate(
+        &self,
+        order: &mut Order,
+        journal: &Journal,
+        request: &Request,
+    ) -> Result<(), OrderError> {
+        again!(self, load(order)).map_err(|error| OrderError::call("see what to prove", error))?;
+        let Some(mut proofs) = self.proofs(order, journal, request).await? else {
+            return Err(self.find_fault(order).await);
+        };
+        let mut answers = Answers::default();
+        let outcome = async {
+            self.publish(&proofs, &mut answers).await?;
+            again!(self, tell(&self.session, order, &mut proofs))
+                .map_err(|error| OrderError::call("answer a challenge", error))?;
+            self.settle(order, OrderStatus::Pending).await
+        };
+        let outcome = outcome.await;
+        answers.withdraw().await;
+        outcome
+    }
+
+    /// A way for each name that is not proven; `None` when one of them cannot be any more, whatever
+    /// the order says. No network: all is loaded.
+    async fn proofs<'r>(
+        &self,
+        order: &mut Order,
+        journal: &Journal,
+        request: &'r Request,
+    ) -> Result<Option<Vec<Proof<'r>>>, OrderError> {
+        let ordered = patterns(&journal.names)?;
+        let mut proofs = Vec::new();
+        let mut authorizations = order.authorizations();
+        let mut index = 0;
+        while let Some(authorization) = authorizations.next().await {
+            let authorization = authorization.map_err(|error| {
+                OrderError::call("see what to prove", self.session.explain(error))
+            })?;
+            index += 1;
+            match authorization.status {
+                AuthorizationStatus::Pending => {}
+                AuthorizationStatus::Valid => continue,
+                _ => return Ok(None),
+            }
+            let name = authorization.identifier().to_string();
+            if !is_among(&ordered, &name) {
+                return Err(OrderError::NotOrdered(name));
+            }
+            let is_address = matches!(authorization.identifier().identifier, Identifier::Ip(_));
+            let chosen = request.methods.iter().find_map(|method| {
+                let challenge =
+                    authorization.challenges.iter().find(|it| it.r#type == method.challenge())?;
+                let fits = match method {
+                    Method::Http01 | Method::TlsAlpn01 => !authorization.wildcard,
+                    Method::Dns01(_) => !is_address,
+                };
+                fits.then_some((method, challenge))
+            });
+            let Some((method, challenge)) = chosen else {
+                let offered = authorization.challenges.iter().map(|it| spelt(&it.r#type)).collect();
+                return Err(OrderError::NoMethod { name, offered });
+            };
+            let thumbprint = self.session.account.key_thumbprint();
+            proofs.push(Proof {
+                index: index - 1,
+                name,
+                method,
+                key_authorization: format!("{}.{thumbprint}", challenge.token),
+                token: challenge.token.clone(),
+                is_untold: challenge.status == ChallengeStatus::Pending,
+            });
+        }
+        Ok(Some(proofs))
+    }
+
+    /// Publishes what the authority will look for, and waits until it can be seen.
+    async fn publish(&self, proofs: &[Proof<'_>], answers: &mut Answers) -> Result<(), OrderError> {
+        let mut waits: Vec<(&Dns, Vec<Record>)> = Vec::new();
+        for proof in proofs {
+            let host =
+                || Host::parse(&proof.name).map_err(|_| OrderError::Name(proof.name.clone()));
+            let key_authorization = proof.key_authorization.as_str();
+            match proof.method {
+                Method::Http01 => answers.challenges.push(self.challenges.publish_http(
+                    host()?,
+                    &proof.token,
+                    key_authorization,
+                )),
+                Method::TlsAlpn01 => answers
+                    .challenges
+                    .push(self.challenges.publish_tls_alpn(host()?, key_authorization)?),
+                Method::Dns01(dns) => {
+                    let record = Record::new(&proof.name, key_authorization);
+                    answers.records.push(dns.present(record.clone()).await?);
+                    match waits.iter_mut().find(|(other, _)| std::ptr::eq(*other, dns)) {
+                        Some((_, records)) => records.push(record),
+                        None => waits.push((dns, vec![record])),
+                    }
+                }
+            }
+        }
+        // Before the authority is told: what it does not see counts against the name.
+        for (dns, records) in waits {
+            dns.wait_for(&records).await?;
+        }
+        Ok(())
+    }
+
+    /// What the authority says of an order that it has given up.
+    pub(super) async fn find_fault(&self, order: &mut Order) -> OrderError {
+        let problem = order.state().error.clone();
+        let problem = problem.map(|problem| Problem::within(&problem, SystemTime::now()));
+        let mut bad_names = Vec::new();
+        if again!(self, load_anew(order)).is_ok() {
+            let mut authorizations = order.authorizations();
+            while let Some(Ok(authorization)) = authorizations.next().await {
+                if matches!(
+                    authorization.status,
+                    AuthorizationStatus::Pending | AuthorizationStatus::Valid
+                ) {
+                    continue;
+                }
+                let error = authorization.challenges.iter().find_map(|it| it.error.as_ref());
+                bad_names.push(BadName {
+                    name: authorization.identifier().to_string(),
+                    problem: error.map(|error| Problem::within(error, SystemTime::now())),
+                });
+            }
+        }
+        OrderError::Invalid { bad_names, problem: problem.map(Box::new) }
+    }
+}
+
+impl Method {
+    fn challenge(&self) -> ChallengeType {
+        match self {
+            Self::Http01 => ChallengeType::Http01,
+            Self::TlsAlpn01 => ChallengeType::TlsAlpn01,
+            Self::Dns01(_) => ChallengeType::Dns01,
+        }
+    }
+}
+
+impl Answers {
+    async fn withdraw(mut self) {
+        self.challenges.clear();
+        for record in self.records.drain(..) {
+            record.clean_up().await;
+        }
+    }
+}
+
+/// Whether a name is one of those that were ordered: nothing is published for others. Some
+/// authorities leave out that a name is a wildcard's.
+fn is_among(ordered: &[HostPattern], name: &str) -> bool {
+    match HostPattern::parse(name) {
+        Ok(HostPattern::Exact(Host::Name(parent))) => {
+            ordered.contains(&HostPattern::Exact(Host::Name(parent.clone())))
+                || ordered.contains(&HostPattern::Wildcard(parent))
+        }
+        Ok(pattern) => ordered.contains(&pattern),
+        Err(_) => false,
+    }
+}
+
+/// Fetches every authorization that has not been.
+async fn load(order: &mut Order) -> Result<(), instant_acme::Error> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        authorization?;
+    }
+    Ok(())
+}
+
+/// Fetches every authorization.
+async fn load_anew(order: &mut Order) -> Result<(), instant_acme::Error> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        authorization?.refresh().await?;
+    }
+    Ok(())
+}
+
+/// Tells the authority that it may look, for every proof that it has not been told of.
+async fn tell(
+    session: &Session,
+    order: &mut Order,
+    proofs: &mut [Proof<'_>],
+) -> Result<(), instant_acme::Error> {
+    let mut authorizations = order.authorizations();
+    let mut index = 0;
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        let proof = proofs.iter_mut().find(|proof| proof.index == index && proof.is_untold);
+        index += 1;
+        let Some(proof) = proof else { continue };
+        let Some(mut challenge) = authorization.challenge(proof.method.challenge()) else {
+            continue;
+        };
+        match challenge.set_ready().await {
+            Err(error) if !is_settled(session) => return Err(error),
+            Ok(()) | Err(_) => proof.is_untold = false,
+        }
+    }
+    Ok(())
+}
+
+/// Whether the last answer says that the challenge is beyond being answered: it has failed, or an
+/// answer to us was lost and it is under way. What became of it the order tells.
+fn is_settled(session: &Session) -> bool {
+    session.answers.last().is_some_and(|answer| match answer.problem() {
+        None => answer.status.is_success(),
+        Some(problem) => problem.kind == Kind::Malformed,
+    })
+}
+
+/// The way's name in the protocol.
+fn spelt(kind: &ChallengeType) -> String {
+    match kind {
+        ChallengeType::Http01 => "http-01".to_owned(),
+        ChallengeType::Dns01 => "dns-01".to_owned(),
+        ChallengeType::TlsAlpn01 => "tls-alpn-01".to_owned(),
+        ChallengeType::DeviceAttest01 => "device-attest-01".to_owned(),
+        ChallengeType::Unknown(name) => name.clone(),
+        _ => "unknown".to_owned(),
+    }
+}

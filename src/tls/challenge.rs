@@ -1,0 +1,273 @@
+//! What certificate authorities are shown to prove that a name is ours.
+//!
+//! Answers "is this probe part of an order of ours, and what is it shown?". An order publishes a
+//! challenge and holds a [`Published`] for as long as it is to be answered; `proxy` asks for HTTP-01
+//! (RFC 8555 §8.3), [`accept`](super::accept::accept) for TLS-ALPN-01 (RFC 8737). What is not
+//! outstanding does not exist: it is answered as if nobody had heard of challenges.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, SanType};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage};
+use rustls::sign::CertifiedKey;
+
+use crate::config::listener::TlsVersion;
+use crate::net::{Host, HostRef};
+use crate::tls::certificate::sha256;
+use crate::tls::provider;
+use crate::tls::resolver::Pinned;
+
+/// The path that HTTP-01 probes ask for begins so (RFC 8555 §8.3).
+pub const HTTP_PREFIX: &str = "/.well-known/acme-challenge/";
+
+/// The protocol that TLS-ALPN-01 probes offer, alone (RFC 8737 §3).
+const ACME_TLS: &[u8] = b"acme-tls/1";
+
+/// The challenges that are outstanding.
+///
+/// There are as many as names in the orders under way, so they are searched and not indexed.
+#[derive(Debug, Default)]
+pub struct Challenges {
+    outstanding: ArcSwap<Vec<Arc<Outstanding>>>,
+}
+
+/// A challenge that is answered until this is dropped.
+#[derive(Debug)]
+pub struct Published {
+    challenges: Arc<Challenges>,
+    outstanding: Arc<Outstanding>,
+}
+
+/// The certificate of a TLS-ALPN-01 challenge cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChallengeError {
+    /// It cannot be signed.
+    #[error("the challenge certificate could not be signed")]
+    Sign(#[from] rcgen::Error),
+    /// It cannot be served.
+    #[error("the challenge certificate cannot be served")]
+    Serve(#[from] rustls::Error),
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    host: Host,
+    proof: Proof,
+}
+
+/// What a probe is shown.
+enum Proof {
+    Http { token: String, key_authorization: Bytes },
+    TlsAlpn { server_name: String, config: Arc<ServerConfig> },
+}
+
+impl Challenges {
+    /// Answers HTTP-01 probes of `host` for `token` with `key_authorization`.
+    #[must_use]
+    pub fn publish_http(
+        self: &Arc<Self>,
+        host: Host,
+        token: &str,
+        key_authorization: &str,
+    ) -> Published {
+        let key_authorization = Bytes::copy_from_slice(key_authorization.as_bytes());
+        self.publish(host, Proof::Http { token: token.to_owned(), key_authorization })
+    }
+
+    /// Answers TLS-ALPN-01 probes of `host` with a certificate that proves `key_authorization`.
+    ///
+    /// # Errors
+    /// [`ChallengeError`] when there is no such certificate for `host`.
+    pub fn publish_tls_alpn(
+        self: &Arc<Self>,
+        host: Host,
+        key_authorization: &str,
+    ) -> Result<Published, ChallengeError> {
+        let config = server_config(&host, key_authorization)?;
+        let server_name = match &host {
+            Host::Name(name) => name.as_str().to_owned(),
+            Host::Address(address) => reverse_name(*address),
+        };
+        Ok(self.publish(host, Proof::TlsAlpn { server_name, config }))
+    }
+
+    /// The answer to a request on plain HTTP; `None` where it asks for no outstanding challenge.
+    /// `path` is as the client sent it: authorities have no reason to spell it in another way.
+    #[must_use]
+    pub fn http(&self, host: &HostRef<'_>, path: &str) -> Option<Bytes> {
+        let asked = path.strip_prefix(HTTP_PREFIX)?;
+        let outstanding = self.outstanding.load();
+        outstanding.iter().find_map(|one| match &one.proof {
+            Proof::Http { token, key_authorization } if token == asked => {
+                (one.host.as_ref() == *host).then(|| key_authorization.clone())
+            }
+            Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
+        })
+    }
+
+    /// What to answer a probe with. `None` for every client that is none, and where no challenge is
+    /// outstanding for the name it asks for.
+    pub(super) fn tls_alpn(&self, hello: &ClientHello<'_>) -> Option<(Host, Arc<ServerConfig>)> {
+        let mut protocols = hello.alpn()?;
+        if protocols.next() != Some(ACME_TLS) || protocols.next().is_some() {
+            return None;
+        }
+        let asked = hello.server_name()?;
+        let outstanding = self.outstanding.load();
+        // Two orders may be at the same name; only the later certificate can still be waited for.
+        outstanding.iter().rev().find_map(|one| match &one.proof {
+            Proof::TlsAlpn { server_name, config } if server_name == asked => {
+                Some((one.host.clone(), Arc::clone(config)))
+            }
+            Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
+        })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.outstanding.load().len()
+    }
+
+    fn publish(self: &Arc<Self>, host: Host, proof: Proof) -> Published {
+        let outstanding = Arc::new(Outstanding { host, proof });
+        self.outstanding.rcu(|present| {
+            let mut next = Vec::clone(present);
+            next.push(Arc::clone(&outstanding));
+            next
+        });
+        Published { challenges: Arc::clone(self), outstanding }
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        self.challenges.outstanding.rcu(|present| {
+            let others = present.iter().filter(|one| !Arc::ptr_eq(one, &self.outstanding));
+            others.cloned().collect::<Vec<_>>()
+        });
+    }
+}
+
+impl fmt::Debug for Proof {
+    /// Without what proves anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http { .. } => "http-01",
+            Self::TlsAlpn { .. } => "tls-alpn-01",
+        })
+    }
+}
+
+/// A server that speaks `acme-tls/1` alone and shows the certificate of RFC 8737 §3: for `host`,
+/// self-signed, with the digest of the key authorization in a critical extension.
+fn server_config(
+    host: &Host,
+    key_authorization: &str,
+) -> Result<Arc<ServerConfig>, ChallengeError> {
+    let digest = sha256(key_authorization.as_bytes());
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![match host {
+        Host::Name(name) => SanType::DnsName(name.as_str().try_into()?),
+        Host::Address(address) => SanType::IpAddress(*address),
+    }];
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(&digest)];
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    let provider = provider::provider();
+    let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let signing = provider.key_provider.load_private_key(private)?;
+    // Not `from_der`, which compares the two: its reader of certificates refuses one with a
+    // critical extension that it does not know.
+    let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signing));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(provider::versions(TlsVersion::V1_2))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Pinned(certified)));
+    config.alpn_protocols = vec![ACME_TLS.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// The name under which an address stands in SNI, which bars addresses: that of its reverse
+/// mapping (RFC 8738 §6).
+fn reverse_name(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(address) => {
+            let nibbles = address.octets().into_iter().rev();
+            let nibbles = nibbles.map(|byte| format!("{:x}.{:x}.", byte & 0xf, byte >> 4));
+            nibbles.collect::<String>() + "ip6.arpa"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Host {
+        Host::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_answered_for_its_host_and_only_while_it_is_outstanding() {
+        let challenges = Arc::new(Challenges::default());
+        let published = challenges.publish_http(host("a.test"), "tok_-1", "tok_-1.thumb");
+        let other = challenges.publish_http(host("b.test"), "other", "other.thumb");
+        let asked = |host: &str, path: &str| {
+            challenges.http(&HostRef::parse_authority(host).unwrap().0, path)
+        };
+        let path = "/.well-known/acme-challenge/tok_-1";
+        assert_eq!(asked("a.test", path).unwrap(), "tok_-1.thumb");
+        assert_eq!(asked("A.TEST.:5002", path).unwrap(), "tok_-1.thumb");
+        for (host, path) in [
+            ("b.test", path),
+            ("a.test", "/.well-known/acme-challenge/"),
+            ("a.test", "/.well-known/acme-challenge/other"),
+            ("a.test", "/.well-known/acme-challenge/tok_-1/"),
+            ("a.test", "/.well-known/acme-challenge/tok_-1?x"),
+            ("a.test", "/.well-known//acme-challenge/tok_-1"),
+            ("a.test", "/tok_-1"),
+        ] {
+            assert_eq!(asked(host, path), None, "{host}{path}");
+        }
+        drop(published);
+        assert_eq!(asked("a.test", path), None);
+        assert_eq!(challenges.count(), 1, "the other one stays");
+        drop(other);
+        assert_eq!(challenges.count(), 0);
+    }
+
+    #[test]
+    fn addresses_have_the_names_of_their_reverse_mapping() {
+        for (address, wanted) in [
+            ("192.0.2.1", "1.2.0.192.in-addr.arpa"),
+            (
+                "2001:db8::567:89ab",
+                "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa",
+            ),
+        ] {
+            assert_eq!(reverse_name(address.parse().unwrap()), wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_not_told_to_logs() {
+        let challenges = Arc::new(Challenges::default());
+        let _published = challenges.publish_http(host("a.test"), "token", "token.thumb");
+        let shown = format!("{challenges:?}");
+        assert!(shown.contains("http-01") && !shown.contains("thumb"), "{shown}");
+    }
+}

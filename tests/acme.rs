@@ -1,0 +1,8 @@
+//! Orders at a real authority, proven through the gateway's own listeners.
+
+mod challenges;
+mod crash;
+mod faults;
+mod faulty;
+mod orders;
+mod scene;
