@@ -35,6 +35,8 @@ pub enum Provider {
     Run {
         /// The program.
         program: PathBuf,
+        /// What it is given before what is to be done.
+        arguments: Vec<String>,
         /// How long it may take. Default 2 min.
         patience: Duration,
     },
@@ -106,10 +108,22 @@ impl Dns {
     #[must_use]
     pub fn run(program: impl Into<PathBuf>) -> Self {
         Self {
-            provider: Provider::Run { program: program.into(), patience: HOOK_PATIENCE },
+            provider: Provider::Run {
+                program: program.into(),
+                arguments: Vec::new(),
+                patience: HOOK_PATIENCE,
+            },
             servers: None,
             patience: PROPAGATION_PATIENCE,
         }
+    }
+
+    /// The same with `arguments` before what the program is to do.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: impl IntoIterator<Item: Into<String>>) -> Self {
+        let Provider::Run { arguments: given, .. } = &mut self.provider;
+        *given = arguments.into_iter().map(Into::into).collect();
+        self
     }
 
     /// Puts `record` up.
@@ -167,10 +181,10 @@ impl Presented {
 impl Drop for Presented {
     fn drop(&mut self) {
         let Some(record) = self.record.take() else { return };
-        let Provider::Run { program, .. } = &self.provider;
+        let Provider::Run { program, arguments, .. } = &self.provider;
         // The runtime reaps it. Outside of one, at the end of the process, nobody is left to.
         if tokio::runtime::Handle::try_current().is_ok() {
-            let started = command(program, "cleanup", &record).spawn();
+            let started = command(program, arguments, "cleanup", &record).spawn();
             if let Err(error) = started {
                 tracing::warn!(record = %record.name, %error, "could not clean up");
             }
@@ -180,9 +194,9 @@ impl Drop for Presented {
 
 impl Provider {
     async fn run(&self, verb: &str, record: &Record) -> Result<(), DnsError> {
-        let Self::Run { program, patience } = self;
+        let Self::Run { program, arguments, patience } = self;
         let failed = |source| DnsError::Run { program: program.clone(), source };
-        let mut command = command(program, verb, record);
+        let mut command = command(program, arguments, verb, record);
         let mut child =
             command.stderr(Stdio::piped()).kill_on_drop(true).spawn().map_err(failed)?;
         let mut said = child.stderr.take();
@@ -205,9 +219,14 @@ impl Provider {
     }
 }
 
-fn command(program: &std::path::Path, verb: &str, record: &Record) -> Command {
+fn command(
+    program: &std::path::Path,
+    arguments: &[String],
+    verb: &str,
+    record: &Record,
+) -> Command {
     let mut command = Command::new(program);
-    command.args([verb, &record.name, &record.value]);
+    command.args(arguments).args([verb, &record.name, &record.value]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }

@@ -7,6 +7,8 @@ use rcgen::{
     PKCS_RSA_SHA256, RsaKeySize, SanType,
 };
 
+use crate::config;
+
 /// What kind of key a certificate gets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum KeyType {
@@ -17,6 +19,16 @@ pub enum KeyType {
     P384,
     /// RSA with 2048 bits, for clients that are too old for ECDSA.
     Rsa2048,
+}
+
+impl From<config::acme::KeyType> for KeyType {
+    fn from(configured: config::acme::KeyType) -> Self {
+        match configured {
+            config::acme::KeyType::P256 => Self::P256,
+            config::acme::KeyType::P384 => Self::P384,
+            config::acme::KeyType::Rsa2048 => Self::Rsa2048,
+        }
+    }
 }
 
 impl KeyType {

@@ -12,6 +12,7 @@ pub mod key;
 pub mod order;
 pub mod problem;
 pub mod renewal_info;
+pub mod renewer;
 pub mod schedule;
 pub mod session;
 pub mod state;

@@ -3,13 +3,22 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::acme::http::Client;
+use crate::acme::renewer::{Assignment, Renewer, Wanted};
+use crate::acme::session::Authority;
+use crate::acme::storage::{CertId, Place, Storage, StoreError};
 use crate::config::Config;
-use crate::config::site::{Site, SiteCertificate};
+use crate::config::acme::UntilIssued;
+use crate::config::site::{self, Site, SiteCertificate};
 use crate::net::HostPattern;
 use crate::tls::pem::{self, LoadError};
-use crate::tls::{CertStore, Entry, LocalCa, LocalCaError, OnDemand, Table, Tickets};
+use crate::tls::{
+    CertStore, Certificate, ClientConfigError, Entry, LocalCa, LocalCaError, OnDemand, SystemRoots,
+    Table, Tickets, client_config,
+};
 
 /// How often certificates and keys are looked at, when nothing is due sooner.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -31,10 +40,16 @@ pub enum CertificatesError {
     /// The local CA or one of its certificates.
     #[error("the local CA")]
     Local(#[from] LocalCaError),
+    /// The place where certificates are kept.
+    #[error("the certificates under `storage:`")]
+    Storage(#[source] StoreError),
+    /// Whom to trust for the authority's directory.
+    #[error("the CA of the ACME directory")]
+    Authority(#[source] ClientConfigError),
 }
 
 /// Where certificates come from, once loaded.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
     /// Those from files. They are read once for each configuration: a file that is broken later
     /// harms nobody.
@@ -43,6 +58,25 @@ pub(super) struct Sources {
     ca: Option<Arc<LocalCa>>,
     /// What it makes: a certificate's id, and the names of its site.
     internal: Vec<(String, Vec<HostPattern>)>,
+    /// Those that an authority issues.
+    managed: Vec<Managed>,
+    /// What is served.
+    entries: Vec<Arc<Entry>>,
+    /// Makes what none of them is for.
+    on_demand: Option<Arc<OnDemand>>,
+    /// Whether the CA stands in for authorities that have not issued yet.
+    stands_in: bool,
+}
+
+/// A certificate that an authority issues.
+#[derive(Clone, Debug)]
+struct Managed {
+    id: CertId,
+    /// As an [`Entry`].
+    name: String,
+    patterns: Vec<HostPattern>,
+    /// `None` until there is one: the local CA's is served, or none.
+    obtained: Option<Certificate>,
 }
 
 /// The certificates in service, and where they come from.
@@ -50,6 +84,8 @@ pub(super) struct Sources {
 pub(super) struct Certificates {
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
+    /// What the renewer is to keep.
+    assignments: watch::Sender<Option<Arc<Assignment>>>,
     /// Replaced whole; whoever has made a table from it checks that it is still the same.
     sources: Mutex<Arc<Sources>>,
 }
@@ -63,23 +99,71 @@ pub(super) struct Certificates {
 pub(super) fn load(
     config: &Config,
     now: SystemTime,
-) -> Result<(Table, Sources), CertificatesError> {
-    let needs_ca = config.sites.iter().any(|site| site.certificate == SiteCertificate::Internal);
-    let ca = if needs_ca {
+) -> Result<(Sources, Option<Arc<Assignment>>), CertificatesError> {
+    let (managed, local) = managed(config);
+    let (managed, assignment) = assign(config, managed)?;
+    let is_internal = |site: &&Site| site.certificate == SiteCertificate::Internal;
+    let internal = config.sites.iter().filter(is_internal);
+    let internal: Vec<_> =
+        internal.map(|site| (internal_id(site), site.patterns.clone())).chain(local).collect();
+    let until_issued = config.acme.as_ref().map(|acme| acme.until_issued);
+    let stands_in = until_issued == Some(UntilIssued::Internal) && !managed.is_empty();
+    let ca = if stands_in || !internal.is_empty() {
         Some(Arc::new(LocalCa::open_or_create(&config.storage, now)?))
     } else {
         None
     };
-    let is_internal = |site: &&Site| site.certificate == SiteCertificate::Internal;
-    let internal = config.sites.iter().filter(is_internal);
-    let sources = Sources {
-        operators: operators(config, now)?,
-        ca,
-        internal: internal
-            .map(|site| (format!("internal:{}", site.name), site.patterns.clone()))
-            .collect(),
+    let operators = operators(config, now)?;
+    let mut sources = Sources { operators, ca, internal, managed, stands_in, ..Sources::default() };
+    sources.gather(now)?;
+    Ok((sources, assignment))
+}
+
+fn internal_id(site: &Site) -> String {
+    format!("internal:{}", site.name)
+}
+
+/// What sites want of an authority, and which of their names only the local CA certifies.
+fn managed(config: &Config) -> (Vec<Managed>, Vec<(String, Vec<HostPattern>)>) {
+    let (mut managed, mut local) = (Vec::new(), Vec::new());
+    for site in &config.sites {
+        let SiteCertificate::Acme { all } = site.certificate else { continue };
+        let (own, public): (Vec<_>, Vec<_>) =
+            site.patterns.iter().cloned().partition(|pattern| !all && site::is_local(pattern));
+        if !own.is_empty() {
+            local.push((internal_id(site), own));
+        }
+        let (id, name) = (CertId::new(&site.name), format!("acme:{}", site.name));
+        managed.push(Managed { id, name, patterns: public, obtained: None });
+    }
+    (managed, local)
+}
+
+/// Finds what was obtained before, and what the renewer is to do.
+fn assign(
+    config: &Config,
+    mut managed: Vec<Managed>,
+) -> Result<(Vec<Managed>, Option<Arc<Assignment>>), CertificatesError> {
+    let Some(acme) = config.acme.as_ref().filter(|_| !managed.is_empty()) else {
+        return Ok((managed, None));
     };
-    Ok((sources.table(now)?, sources))
+    let storage = Storage::open(&config.storage).map_err(CertificatesError::Storage)?;
+    for one in &mut managed {
+        // What cannot be read is obtained anew, and says so there.
+        let found = storage.load(Place::Live, &one.id).ok().and_then(|found| found.generation);
+        one.obtained = found.map(|generation| generation.certificate);
+    }
+    let tls = client_config::authority(acme.directory_ca.as_deref(), &SystemRoots::load());
+    let tls = tls.map_err(CertificatesError::Authority)?;
+    let client = Arc::new(Client::new(tls, Default::default()));
+    let wanted = managed.iter().map(|one| Wanted {
+        id: one.id.clone(),
+        names: one.patterns.iter().map(ToString::to_string).collect(),
+    });
+    let authority = Authority::new(acme.directory.as_str(), client);
+    let wanted = wanted.collect();
+    let assignment = Assignment { acme: acme.clone(), storage, authority, wanted };
+    Ok((managed, Some(Arc::new(assignment))))
 }
 
 /// The entries of `certificates:`, from their files.
@@ -120,24 +204,56 @@ fn operators(config: &Config, now: SystemTime) -> Result<Vec<Arc<Entry>>, Certif
 }
 
 impl Sources {
-    /// The operators' certificates and, beside them, what the CA issues or has issued already.
-    fn table(&self, now: SystemTime) -> Result<Table, CertificatesError> {
-        let mut entries = self.operators.clone();
-        let mut on_demand = None;
+    /// Gathers what is served: the operators' certificates, what authorities have issued, and beside
+    /// them what the CA issues or has issued already.
+    fn gather(&mut self, now: SystemTime) -> Result<(), CertificatesError> {
+        self.entries = self.operators.clone();
+        self.on_demand = None;
         for (id, patterns) in &self.internal {
             let Some(ca) = &self.ca else { continue };
             let certificate = ca.issue(patterns, now)?;
             if patterns.contains(&HostPattern::Any) {
-                on_demand = Some(Arc::new(OnDemand::new(id.as_str(), Arc::clone(ca))?));
+                self.on_demand = Some(Arc::new(OnDemand::new(id.as_str(), Arc::clone(ca))?));
             }
             let named = patterns.iter().filter(|pattern| **pattern != HostPattern::Any);
-            entries.push(Arc::new(Entry::new(id.as_str(), named.cloned().collect(), certificate)));
+            let named = named.cloned().collect();
+            self.entries.push(Arc::new(Entry::new(id.as_str(), named, certificate)));
         }
-        let table = Table::new(entries);
-        Ok(match on_demand {
-            Some(maker) => table.or_on_demand(maker),
+        for one in &self.managed {
+            let certificate = match (&one.obtained, &self.ca) {
+                (Some(obtained), _) => obtained.clone(),
+                (None, Some(ca)) if self.stands_in => ca.issue(&one.patterns, now)?,
+                (None, _) => continue,
+            };
+            self.entries.push(Arc::new(one.entry(certificate)));
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> Table {
+        let table = Table::new(self.entries.clone());
+        match &self.on_demand {
+            Some(maker) => table.or_on_demand(Arc::clone(maker)),
             None => table,
-        })
+        }
+    }
+
+    /// Puts what was obtained in the place of what stood there; false when nobody wants it any more.
+    fn put(&mut self, id: &CertId, certificate: Certificate) -> bool {
+        let Some(one) = self.managed.iter_mut().find(|one| one.id == *id) else { return false };
+        one.obtained = Some(certificate.clone());
+        let entry = Arc::new(one.entry(certificate));
+        match self.entries.iter_mut().find(|entry| **entry.id() == *one.name) {
+            Some(place) => *place = entry,
+            None => self.entries.push(entry),
+        }
+        true
+    }
+}
+
+impl Managed {
+    fn entry(&self, certificate: Certificate) -> Entry {
+        Entry::new(self.name.as_str(), self.patterns.clone(), certificate)
     }
 }
 
@@ -145,31 +261,53 @@ impl Certificates {
     /// No certificates yet.
     pub(super) fn new(tickets: Tickets) -> Self {
         let store = Arc::new(CertStore::new(Table::default()));
-        Self { store, tickets, sources: Mutex::default() }
+        Self { store, tickets, assignments: watch::Sender::default(), sources: Mutex::default() }
     }
 
-    /// Serves `table`, which was made from `sources`, from the next handshake on.
-    pub(super) fn replace(&self, table: Table, sources: Sources) {
+    /// Serves what `sources` has, from the next handshake on, and has the renewer keep what
+    /// `assignment` wants.
+    pub(super) fn replace(&self, sources: Sources, assignment: Option<Arc<Assignment>>) {
         let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store.replace(sources.table());
         *current = Arc::new(sources);
-        self.store.replace(table);
+        self.assignments.send_replace(assignment);
+    }
+
+    /// The task that keeps what authorities issue.
+    pub(super) fn renewer(self: &Arc<Self>) -> Renewer {
+        let certificates = Arc::clone(self);
+        let install = move |id: &CertId, certificate| certificates.install(id, certificate);
+        let challenges = Arc::clone(self.store.challenges());
+        Renewer::new(challenges, Arc::new(install), self.assignments.subscribe())
+    }
+
+    /// Serves a certificate that was obtained.
+    fn install(&self, id: &CertId, certificate: Certificate) {
+        let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = Sources::clone(&current);
+        if sources.put(id, certificate) {
+            self.store.replace(sources.table());
+            *current = Arc::new(sources);
+        }
     }
 
     /// Issues anew whatever of the local CA's is due; what is good stays the file that it is, and
     /// what the operator gave stays as it was loaded.
     fn renew(&self) -> Result<(), CertificatesError> {
         let lock = || self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let sources = Arc::clone(&lock());
-        let Some(ca) = &sources.ca else { return Ok(()) };
+        let before = Arc::clone(&lock());
+        let Some(ca) = &before.ca else { return Ok(()) };
         let now = SystemTime::now();
         if ca.renew(now)? {
             tracing::info!(certificate = %ca.common_name(), "renewed the local CA");
         }
-        let table = sources.table(now)?;
-        let current = lock();
-        // A reload may have been faster, and has made a table of its own.
-        if Arc::ptr_eq(&current, &sources) {
-            self.store.replace(table);
+        let mut sources = Sources::clone(&before);
+        sources.gather(now)?;
+        let mut current = lock();
+        // Somebody else may have been faster, and what he made is good.
+        if Arc::ptr_eq(&current, &before) {
+            self.store.replace(sources.table());
+            *current = Arc::new(sources);
         }
         Ok(())
     }

@@ -29,7 +29,9 @@ impl Inputs {
         let certificates =
             loaded.config.certificates.iter().flat_map(|one| [&*one.chain, &*one.key]);
         let values = loaded.files.iter().map(PathBuf::as_path);
-        let named = file.into_iter().chain(certificates).chain(pools).chain(values);
+        let authority = loaded.config.acme.iter().filter_map(|acme| acme.directory_ca.as_deref());
+        let named =
+            file.into_iter().chain(authority).chain(certificates).chain(pools).chain(values);
         let known = |path: &Path| before.0.get(path).copied();
         let print = |path: &Path| (path.to_owned(), known(path).unwrap_or_else(|| print(path)));
         Self(named.map(print).collect())

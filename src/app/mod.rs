@@ -214,6 +214,8 @@ async fn start(
     let keep =
         certificates::keep(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("certificates", keep);
+    let renew = running.certificates.renewer().keep(running.background.stop_token());
+    running.background.spawn("acme", renew);
     Ok((running, requests))
 }
 

@@ -13,6 +13,7 @@ use super::certificates::{self, Sources};
 use super::desk;
 use super::inputs::Inputs;
 use super::listeners::{self, NextDoor, NextSocket, Place};
+use crate::acme::renewer::Assignment;
 use crate::admin::{Token, View};
 use crate::config::process::{AccessLog as Destination, Admin, Log, LogFile};
 use crate::config::upstream::Upstream;
@@ -22,7 +23,7 @@ use crate::listen::connection::Door;
 use crate::proxy::generation::Generation;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
-use crate::tls::{CertStore, SystemRoots, Table, Tickets};
+use crate::tls::{CertStore, SystemRoots, Tickets};
 use crate::upstream::Pool;
 
 /// What is in force, as far as the next configuration builds on it; almost nothing at the start.
@@ -52,8 +53,9 @@ pub(super) struct Current {
 pub(super) struct Prepared {
     pub(super) generation: Arc<Generation>,
     pub(super) access: Arc<AccessLog>,
-    pub(super) table: Table,
     pub(super) sources: Sources,
+    /// What is wanted of an authority.
+    pub(super) assignment: Option<Arc<Assignment>>,
     pub(super) doors: Vec<NextDoor>,
     pub(super) sockets: Vec<NextSocket>,
     pub(super) admin: NextAdmin,
@@ -105,7 +107,7 @@ pub(super) fn prepare(
     let config = loaded.config.clone();
     let sockets = listeners::place(&config.listeners, &basis.sockets, inherited)?;
     let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref())?;
-    let (table, sources) = certificates::load(&config, SystemTime::now())?;
+    let (sources, assignment) = certificates::load(&config, SystemTime::now())?;
     let current = basis.current.as_ref();
     let pools = pools(&config, &inputs, basis)?;
     let access = match current {
@@ -122,7 +124,7 @@ pub(super) fn prepare(
     // The last step: it writes down where the next configuration is reached.
     admin.find_token(&config.storage, basis.admin.as_ref());
     let generation = Arc::new(Generation::new(previous, config, pools, bound, &basis.metrics));
-    Ok(Prepared { generation, access, table, sources, doors, sockets, admin, view, inputs })
+    Ok(Prepared { generation, access, sources, assignment, doors, sockets, admin, view, inputs })
 }
 
 impl NextAdmin {

@@ -149,11 +149,20 @@ impl Running {
 
     /// Puts `next` in force. Cannot fail, and never waits: it is done at once or not begun.
     pub(super) fn put_in_force(&mut self, next: Prepared) {
-        let Prepared { generation, access, table, sources, doors, sockets, admin, view, inputs } =
-            next;
+        let Prepared {
+            generation,
+            access,
+            sources,
+            assignment,
+            doors,
+            sockets,
+            admin,
+            view,
+            inputs,
+        } = next;
         let surroundings = || self.surroundings();
         let doors: Vec<Arc<Door>> = doors.into_iter().map(|door| door.open(surroundings)).collect();
-        self.certificates.replace(table, sources);
+        self.certificates.replace(sources, assignment);
         let retired = self.keep_pools(&generation.pools);
         // A connection that comes in through a new door needs the new configuration, and its first
         // request takes longer to come than the next lines take.

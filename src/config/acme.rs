@@ -30,8 +30,9 @@ pub struct Acme {
     pub challenges: Vec<ChallengeKind>,
     /// Who puts records into the DNS.
     pub dns: Option<DnsProvider>,
-    /// How long before its end a certificate is renewed. Default 30 d.
-    pub renew_before: Duration,
+    /// How long before its end a certificate is renewed. Default 30 d, or a third of its lifetime where
+    /// that is shorter.
+    pub renew_before: Option<Duration>,
     /// The authority's profile to ask for.
     pub profile: Option<String>,
     /// Whether an authority without that profile is refused. Default false.
@@ -121,7 +122,7 @@ impl Acme {
             directory_ca,
             challenges,
             dns,
-            renew_before: renew_before?,
+            renew_before,
             profile,
             require_profile: require_profile?,
             preferred_chain,

@@ -38,8 +38,8 @@ pub(super) static ACME: Section = Section {
         Key::new(
             "renew_before",
             One(S::Duration),
-            Text("30d"),
-            "How long before its end a certificate is renewed; a third of its lifetime where that is shorter, and when the authority says so.",
+            Nothing,
+            "How long before its end a certificate is renewed, at most half of its lifetime; an authority that says when goes first. Default: 30d, a third of a shorter lifetime, half of one below 10 days.",
         ),
         Key::new(
             "profile",

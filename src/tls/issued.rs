@@ -80,6 +80,13 @@ pub fn check(
     Ok(Checked { renewal_id, serial, root, certificate })
 }
 
+/// What RFC 9773 §4.1 names `certificate` by; `None` when it does not say which key signed it.
+#[must_use]
+pub fn renewal_id_of(certificate: &Certificate) -> Option<String> {
+    let (_, leaf) = X509Certificate::from_der(certificate.key.cert.first()?).ok()?;
+    renewal_id(&leaf)
+}
+
 fn check_links(chain: &[X509Certificate<'_>]) -> Result<(), IssuedError> {
     for (index, pair) in chain.windows(2).enumerate() {
         let [one, next] = pair else { continue };

@@ -1,0 +1,382 @@
+//! One try to have a certificate: the lock, a second look at the disk, the order, the save.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use super::{Assignment, now};
+use crate::acme::account::AccountError;
+use crate::acme::backoff;
+use crate::acme::dns::Dns;
+use crate::acme::journal::Journal;
+use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
+use crate::acme::problem::{Kind, Problem, Scope};
+use crate::acme::schedule::{Life, Why, plan};
+use crate::acme::session::Session;
+use crate::acme::state::{LastProblem, OutOfTurn, Record, Target};
+use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
+use crate::acme::time::{HOUR, MINUTE, seconds, unix};
+use crate::config::acme::{ChallengeKind, DnsProvider};
+use crate::tls::{Certificate, Challenges};
+
+/// One certificate that is to be ordered.
+pub(super) struct Job {
+    pub(super) present: Arc<Assignment>,
+    pub(super) challenges: Arc<Challenges>,
+    pub(super) id: CertId,
+    pub(super) target: Target,
+    /// The certificate in service, as RFC 9773 §4.1 names it.
+    pub(super) replaces: Option<String>,
+    pub(super) why: Why,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// What is known now; `None` where nothing was done.
+    pub(super) record: Option<Record>,
+    /// What is to be served.
+    pub(super) certificate: Option<Certificate>,
+    /// Another process is at it.
+    pub(super) is_elsewhere: bool,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JobError {
+    #[error("cannot keep certificates")]
+    Store(#[from] StoreError),
+    #[error("there is no account at the certificate authority")]
+    Account(#[from] AccountError),
+    #[error("the certificate authority has lost the account twice in a day")]
+    AccountLost,
+    #[error("the key of `eab` is no base64")]
+    Binding,
+    #[error(transparent)]
+    Order(Box<OrderError>),
+    #[error("a step was taken out of turn")]
+    Turn(#[from] OutOfTurn),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Job {
+    pub(super) async fn run(self) -> Done {
+        let (storage, id) = (self.present.storage.clone(), self.id.clone());
+        let lock = match blocking(move || storage.lock(&id)).await {
+            Ok(Ok(Some(lock))) => Arc::new(lock),
+            Ok(Ok(None)) => return Done { is_elsewhere: true, ..Done::default() },
+            Ok(Err(error)) => return self.failed(None, &error.into()).await,
+            Err(error) => return self.failed(None, &error).await,
+        };
+        match self.work(&lock).await {
+            Ok(done) => done,
+            Err(error) => self.failed(Some(&lock), &error).await,
+        }
+    }
+
+    async fn work(&self, lock: &Arc<CertLock>) -> Result<Done, JobError> {
+        if let Some(done) = self.look_again(lock).await? {
+            return Ok(done);
+        }
+        let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
+        let journal = blocking(move || {
+            storage.has_room(&kept)?;
+            storage.order(&kept)
+        });
+        let journal = journal.await??.filter(|journal| self.is_ours(journal));
+        let issued = match self.issue(lock, self.present.session().await?, journal.as_ref()).await {
+            Err(error) if error.is_account_unknown() => {
+                self.issue(lock, self.present.session_again().await?, None).await
+            }
+            outcome => outcome,
+        };
+        self.install(lock, issued?).await
+    }
+
+    /// What another process has done since this was planned, if that leaves nothing to do.
+    async fn look_again(&self, lock: &Arc<CertLock>) -> Result<Option<Done>, JobError> {
+        let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
+        let read = move || {
+            let found = storage.recover(Place::Live, &kept)?;
+            Ok::<_, StoreError>((found, storage.record(kept.id())?))
+        };
+        let (found, record) = blocking(read).await??;
+        for fault in &found.faults {
+            let error: &dyn Error = &fault.error;
+            tracing::error!(certificate = %self.id, error, "a kept certificate cannot be used");
+        }
+        let mut record = record.unwrap_or_else(|| Record::new(self.target.clone(), now()));
+        record.configure(self.target.clone(), now());
+        let Some(generation) = found.generation else { return Ok(None) };
+        let life = Life::of(&generation.certificate.leaf);
+        let issued = generation.meta.map_or_else(|| self.target.clone(), |meta| meta.target);
+        let is_another = record.found(Some((&issued, &life)), true, now());
+        let set = record.set();
+        let renew_before = self.present.acme.renew_before.map(seconds);
+        let is_due = plan(&record.facts(Some(&life), &set, renew_before), now()).is_due(now());
+        let is_done = is_another && !is_due && self.why != Why::Requested;
+        Ok(is_done.then(|| {
+            tracing::info!(certificate = %self.id, "took over a certificate that was renewed elsewhere");
+            let certificate = Some(generation.certificate);
+            Done { record: Some(record), certificate, is_elsewhere: false }
+        }))
+    }
+
+    /// Whether an order that was written down is for what is wanted now.
+    fn is_ours(&self, journal: &Journal) -> bool {
+        journal.names == self.target.names && journal.directory == self.target.directory
+    }
+
+    async fn issue(
+        &self,
+        lock: &Arc<CertLock>,
+        session: Session,
+        journal: Option<&Journal>,
+    ) -> Result<(Issued, Option<String>), JobError> {
+        let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
+        let write = move |journal: &Journal| {
+            storage.keep_order(&kept, journal).map_err(|error| match error {
+                StoreError::Io { source, .. } => source,
+                error => io::Error::other(error),
+            })
+        };
+        let challenges = Arc::clone(&self.challenges);
+        let issuer = Issuer::new(session, challenges, Arc::new(write), Limits::default());
+        let request = self.request().await;
+        if let Some(journal) = journal {
+            match issuer.resume(journal, &request).await {
+                Ok(issued) => return Ok((issued, Some(journal.order_url.clone()))),
+                Err(error) if error.is_lost() => {
+                    let error: &dyn Error = &error;
+                    tracing::info!(certificate = %self.id, error, "an order came to nothing, made another");
+                    self.drop_order(lock).await;
+                }
+                Err(error) => return Err(JobError::Order(Box::new(error))),
+            }
+        }
+        match issuer.issue(&request).await {
+            Ok(issued) => Ok((issued, None)),
+            Err(error) => {
+                if error.is_lost() {
+                    self.drop_order(lock).await;
+                }
+                Err(JobError::Order(Box::new(error)))
+            }
+        }
+    }
+
+    /// Another way to prove names comes first after each failure: one may be closed to the authority.
+    async fn request(&self) -> Request {
+        let acme = &self.present.acme;
+        let mut methods: Vec<Method> = acme
+            .challenges
+            .iter()
+            .filter_map(|kind| match kind {
+                ChallengeKind::TlsAlpn01 => Some(Method::TlsAlpn01),
+                ChallengeKind::Http01 => Some(Method::Http01),
+                ChallengeKind::Dns01 => acme.dns.as_ref().map(|DnsProvider::Run(run)| {
+                    let program = run.first().map(String::as_str).unwrap_or_default();
+                    Method::Dns01(Dns::run(program).with_arguments(run.iter().skip(1)))
+                }),
+            })
+            .collect();
+        let fails = self.record().await.map_or(0, |record| record.fails as usize);
+        let count = methods.len().max(1);
+        methods.rotate_left(fails % count);
+        Request {
+            names: self.target.names.clone(),
+            profile: acme.profile.clone(),
+            require_profile: acme.require_profile,
+            replaces: self.replaces.clone(),
+            key_type: acme.key_type.into(),
+            preferred_chain: acme.preferred_chain.clone(),
+            methods,
+        }
+    }
+
+    async fn record(&self) -> Option<Record> {
+        let (storage, id) = (self.present.storage.clone(), self.id.clone());
+        blocking(move || storage.record(&id)).await.ok()?.ok()?
+    }
+
+    async fn drop_order(&self, lock: &Arc<CertLock>) {
+        let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
+        // One that stays is found to be lost again.
+        let _ = blocking(move || storage.drop_order(&kept)).await;
+    }
+
+    /// Saves what was issued, and says so.
+    async fn install(
+        &self,
+        lock: &Arc<CertLock>,
+        (issued, order_url): (Issued, Option<String>),
+    ) -> Result<Done, JobError> {
+        let meta =
+            Meta { target: self.target.clone(), saved_at: now(), why: Some(self.why), order_url };
+        let Issued { key_pem, chain_pem, certificate, .. } = issued;
+        let pair = Pair { key_pem: Secret(key_pem), chain_pem, meta };
+        let mut record =
+            self.record().await.unwrap_or_else(|| Record::new(self.target.clone(), now()));
+        record.configure(self.target.clone(), now());
+        record.resume(now());
+        record.due(self.why, now());
+        record.ordering(now())?;
+        record.installing(now())?;
+        let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
+        let saved = blocking(move || storage.save(Place::Live, &kept, &pair).map(|_| pair)).await?;
+        let days = certificate.leaf.not_after.duration_since(std::time::SystemTime::now());
+        let days = days.map_or(0, |left| left.as_secs() / (24 * 60 * 60));
+        if let Err(error) = saved {
+            return Ok(self.serve_unsaved(lock, record, certificate, &error).await);
+        }
+        record.installed(&Life::of(&certificate.leaf), true, now())?;
+        let (storage, kept, told) =
+            (self.present.storage.clone(), Arc::clone(lock), record.clone());
+        let written = blocking(move || {
+            storage.keep_record(&kept, &told)?;
+            storage.drop_order(&kept)
+        });
+        if let Ok(Err(error)) = written.await {
+            let error: &dyn Error = &error;
+            tracing::warn!(certificate = %self.id, error, "could not write down a success");
+        }
+        tracing::info!(certificate = %self.id, reason = self.why.as_str(), days, "obtained a certificate");
+        Ok(Done { record: Some(record), certificate: Some(certificate), is_elsewhere: false })
+    }
+
+    /// Serves what cannot be saved. Its order stays written down, and is fetched again soon.
+    async fn serve_unsaved(
+        &self,
+        lock: &Arc<CertLock>,
+        mut record: Record,
+        certificate: Certificate,
+        error: &StoreError,
+    ) -> Done {
+        let told: &dyn Error = error;
+        tracing::error!(certificate = %self.id, error = told, "could not save a certificate, serving it from memory");
+        let problem = LastProblem {
+            at: now(),
+            kind: "unsaved".into(),
+            detail: texts(error),
+            names: Vec::new(),
+        };
+        record.failed(self.id.as_str(), problem, Some(0), Some(MINUTE), now());
+        self.keep(lock, &record).await;
+        Done { record: Some(record), certificate: Some(certificate), is_elsewhere: false }
+    }
+
+    async fn keep(&self, lock: &Arc<CertLock>, record: &Record) {
+        let (storage, kept, record) =
+            (self.present.storage.clone(), Arc::clone(lock), record.clone());
+        if let Ok(Err(error)) = blocking(move || storage.keep_record(&kept, &record)).await {
+            let error: &dyn Error = &error;
+            tracing::warn!(certificate = %self.id, error, "could not write down how an order went");
+        }
+    }
+
+    /// Notes why there is no certificate, and when to try again.
+    async fn failed(&self, lock: Option<&Arc<CertLock>>, error: &JobError) -> Done {
+        let mut record =
+            self.record().await.unwrap_or_else(|| Record::new(self.target.clone(), now()));
+        record.configure(self.target.clone(), now());
+        let storage = self.present.storage.clone();
+        let id = self.id.clone();
+        let life = blocking(move || storage.load(Place::Live, &id)).await.ok().and_then(Result::ok);
+        let life = life.and_then(|found| found.generation).map(|it| Life::of(&it.certificate.leaf));
+        self.note(&mut record, error, life.map(|life| life.left(now())));
+        if let Some(lock) = lock {
+            self.keep(lock, &record).await;
+        }
+        Done { record: Some(record), certificate: None, is_elsewhere: false }
+    }
+
+    /// `left` is what is left of the certificate in service, in seconds.
+    fn note(&self, record: &mut Record, error: &JobError, left: Option<i64>) {
+        let (problem, retry_after) = (error.last_problem(), error.retry_after());
+        let told: &dyn Error = error;
+        let certificate = &self.id;
+        if error.is_permanent() {
+            let link = error.problem().and_then(Problem::link).map(str::to_owned);
+            record.blocked(problem, link, now());
+            tracing::error!(%certificate, error = told, "cannot obtain a certificate until something is changed");
+        } else if error.problem().is_some_and(|problem| problem.kind == Kind::RateLimited) {
+            let until = now() + retry_after.unwrap_or(HOUR).max(MINUTE);
+            record.limited(error.limited_scope(&self.target), until, now());
+            let seconds = until - now();
+            tracing::warn!(%certificate, error = told, seconds, "met a rate limit of the authority");
+        } else {
+            let until = record.failed(self.id.as_str(), problem, left, retry_after, now());
+            let seconds = until - now();
+            tracing::warn!(%certificate, error = told, seconds, "could not obtain a certificate");
+        }
+    }
+}
+
+impl JobError {
+    /// What the authority said, if it said something.
+    pub(super) fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Order(error) => error.problem(),
+            Self::Account(error) => error.call()?.problem(),
+            _ => None,
+        }
+    }
+
+    fn is_permanent(&self) -> bool {
+        match self {
+            Self::Order(error) => error.is_permanent(),
+            Self::Account(error) => error.call().is_some_and(|call| call.is_permanent()),
+            Self::Binding => true,
+            _ => false,
+        }
+    }
+
+    /// In seconds from now.
+    fn retry_after(&self) -> Option<i64> {
+        let at = match self {
+            Self::Order(error) => error.retry_after(),
+            Self::Account(error) => error.call()?.retry_after(),
+            _ => None,
+        };
+        at.map(|at| unix(at) - now())
+    }
+
+    fn limited_scope(&self, target: &Target) -> backoff::Scope {
+        let scope = self.problem().map(Problem::scope);
+        match scope {
+            Some(Scope::Names(names)) if names.len() == 1 => {
+                backoff::Scope::Domain(names.into_iter().next().unwrap_or_default())
+            }
+            Some(Scope::Account | Scope::Authority) => backoff::Scope::Authority,
+            _ => backoff::Scope::Set(crate::acme::schedule::set_id(&target.names)),
+        }
+    }
+
+    fn last_problem(&self) -> LastProblem {
+        let kind = self.problem().map_or_else(|| "local".to_owned(), |it| it.r#type.clone());
+        let names = match self {
+            Self::Order(error) => error.bad_names(),
+            _ => Vec::new(),
+        };
+        LastProblem { at: now(), kind, detail: texts(self), names }
+    }
+}
+
+/// An error with its causes, in one line.
+fn texts(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Does `work` where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| JobError::Interrupted)
+}

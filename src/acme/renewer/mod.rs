@@ -1,0 +1,335 @@
+//! The task that keeps certificates: it plans, has them ordered, asks authorities for their wishes and
+//! hands over what has come.
+//!
+//! Answers "what is to be done now, and when is the next look?" by [`schedule`](super::schedule), for
+//! every certificate of the configuration in force. Orders are [`Job`]s beside it, so that one that
+//! takes minutes delays nobody. Nothing here serves a certificate: [`Install`] does.
+
+mod account;
+mod job;
+mod poll;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::job::{Done, Job};
+use super::backoff::{Draft, Limits, Pace, Start};
+use super::schedule::{Life, Priority, Why, next_wake, plan, priority};
+use super::session::Authority;
+use super::state::{Record, State, Target};
+use super::storage::{CertId, Place, Storage, StoreError};
+use super::time::{seconds, unix};
+use crate::config::acme::Acme;
+use crate::tls::issued;
+use crate::tls::{Certificate, Challenges};
+
+/// Serves a certificate from the next handshake on.
+pub type Install = dyn Fn(&CertId, Certificate) + Send + Sync;
+
+/// Longest sleep: a clock that is set, or a machine that slept, is noticed within it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Until a certificate is looked at again that another process is busy with, in seconds.
+const BUSY_ELSEWHERE: i64 = 30;
+
+/// What the configuration in force wants.
+#[derive(Debug)]
+pub struct Assignment {
+    /// How certificates are ordered.
+    pub acme: Acme,
+    /// Where they are kept.
+    pub storage: Storage,
+    /// Who issues them.
+    pub authority: Authority,
+    /// Which are wanted.
+    pub wanted: Vec<Wanted>,
+}
+
+/// A certificate that is to be there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// What it is kept as.
+    pub id: CertId,
+    /// DNS names in ASCII, `*.` before wildcards, and addresses.
+    pub names: Vec<String>,
+}
+
+/// Keeps the certificates of one assignment after the other.
+pub struct Renewer {
+    challenges: Arc<Challenges>,
+    install: Arc<Install>,
+    assignments: watch::Receiver<Option<Arc<Assignment>>>,
+    /// The one that is worked on.
+    present: Option<Arc<Assignment>>,
+    managed: BTreeMap<CertId, Managed>,
+    limits: Limits,
+    pace: Pace,
+    jobs: JoinSet<Finished>,
+}
+
+/// A certificate, and what is known of it.
+#[derive(Debug)]
+struct Managed {
+    record: Record,
+    life: Option<Life>,
+    /// What RFC 9773 §4.1 names it by.
+    renewal_id: Option<String>,
+    /// A job is at it.
+    is_busy: bool,
+    /// Not to be touched before.
+    again_at: Option<i64>,
+}
+
+/// What a job came to.
+#[derive(Debug)]
+enum Finished {
+    Ordered(CertId, Box<Done>),
+    Asked(CertId, Box<poll::Asked>),
+}
+
+/// What is to be done, and when there is more.
+#[derive(Default)]
+struct Turn {
+    due: Vec<(Priority, CertId, Why)>,
+    polls: Vec<CertId>,
+    wake: i64,
+}
+
+impl Renewer {
+    /// A task for whatever comes through `assignments`.
+    #[must_use]
+    pub fn new(
+        challenges: Arc<Challenges>,
+        install: Arc<Install>,
+        assignments: watch::Receiver<Option<Arc<Assignment>>>,
+    ) -> Self {
+        Self {
+            challenges,
+            install,
+            assignments,
+            present: None,
+            managed: BTreeMap::new(),
+            limits: Limits::default(),
+            pace: Pace::new(now()),
+            jobs: JoinSet::new(),
+        }
+    }
+
+    /// Keeps certificates until `stop`. An order that is cut off then goes on after the next start.
+    pub async fn keep(mut self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let next = self.assignments.borrow_and_update().clone();
+                self.adopt(next).await;
+                if !self.work_until_changed().await {
+                    return;
+                }
+            }
+        };
+        let _ = stop.run_until_cancelled(work).await;
+    }
+
+    /// Works on the present assignment until there is another; false when there will be none.
+    async fn work_until_changed(&mut self) -> bool {
+        loop {
+            let turn = self.look(now());
+            let wake = self.begin(turn);
+            let pause = Duration::from_secs(u64::try_from(wake - now()).unwrap_or(0).max(1));
+            tokio::select! {
+                changed = self.assignments.changed() => return changed.is_ok(),
+                Some(finished) = self.jobs.join_next(), if !self.jobs.is_empty() => {
+                    // A job that panicked has said so; its certificate is looked at after a reload.
+                    if let Ok(finished) = finished {
+                        self.take_in(finished);
+                    }
+                }
+                () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
+            }
+        }
+    }
+
+    /// Turns to `next`, with what the disk knows of its certificates.
+    async fn adopt(&mut self, next: Option<Arc<Assignment>>) {
+        let last = std::mem::replace(&mut self.present, next);
+        let Some(present) = self.present.clone() else { return self.managed.clear() };
+        let is_other = last.is_some_and(|last| last.acme != present.acme);
+        let busy: Vec<CertId> =
+            self.managed.iter().filter(|(_, it)| it.is_busy).map(|(id, _)| id.clone()).collect();
+        let read = tokio::task::spawn_blocking(move || read_all(&present, is_other, now()));
+        let Ok(found) = read.await else { return };
+        self.managed = found;
+        for id in busy {
+            if let Some(managed) = self.managed.get_mut(&id) {
+                managed.is_busy = true;
+            }
+        }
+        for managed in self.managed.values() {
+            if let State::Limited { until, scope } = &managed.record.state {
+                self.limits.park(&managed.record.target.directory, scope.clone(), *until);
+            }
+        }
+    }
+
+    /// What is to be done at `now`.
+    fn look(&mut self, now: i64) -> Turn {
+        let mut turn = Turn { wake: i64::MAX, ..Turn::default() };
+        let Some(present) = &self.present else { return turn };
+        let renew_before = present.acme.renew_before.map(seconds);
+        for (id, managed) in self.managed.iter_mut().filter(|(_, managed)| !managed.is_busy) {
+            if managed.life.as_ref().is_some_and(|life| life.is_expired(now)) {
+                managed.record.expired(now);
+            }
+            let record = &managed.record;
+            let set = record.set();
+            let facts = record.facts(managed.life.as_ref(), &set, renew_before);
+            let plan = plan(&facts, now);
+            let Target { names, directory, .. } = &record.target;
+            let draft = Draft { directory, account: None, names };
+            let limited = self.limits.parks(&draft, now).map(|(_, until)| until);
+            let parked =
+                [record.parked_until(), limited, managed.again_at].into_iter().flatten().max();
+            if plan.is_due(now) && parked.is_none_or(|until| until <= now) {
+                turn.due.push((priority(&facts, now), id.clone(), plan.why));
+            } else if record.ari.as_ref().is_some_and(|ari| ari.next_poll <= now) {
+                turn.polls.push(id.clone());
+            } else {
+                turn.wake = turn.wake.min(next_wake(&plan, &facts, parked, now).max(now + 1));
+            }
+        }
+        turn.due.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        turn
+    }
+
+    /// Begins what is due, as far as the pace allows. Returns when to look again.
+    fn begin(&mut self, turn: Turn) -> i64 {
+        let Turn { due, polls, mut wake } = turn;
+        let Some(present) = self.present.clone() else { return wake };
+        for id in polls {
+            let Some(managed) = self.managed.get_mut(&id) else { continue };
+            managed.is_busy = true;
+            let question = poll::Question::new(&present, &id, managed);
+            self.jobs.spawn(async move { Finished::Asked(id, Box::new(question.ask().await)) });
+        }
+        for (_, id, why) in due {
+            match self.pace.start(now()) {
+                Start::Go => {}
+                Start::Busy => break,
+                Start::At(at) => {
+                    wake = wake.min(at);
+                    break;
+                }
+            }
+            let Some(managed) = self.managed.get_mut(&id) else { continue };
+            managed.is_busy = true;
+            let job = Job {
+                present: Arc::clone(&present),
+                challenges: Arc::clone(&self.challenges),
+                id: id.clone(),
+                target: managed.record.target.clone(),
+                replaces: managed.renewal_id.clone(),
+                why,
+            };
+            self.jobs.spawn(async move { Finished::Ordered(id, Box::new(job.run().await)) });
+        }
+        wake
+    }
+
+    fn take_in(&mut self, finished: Finished) {
+        match finished {
+            Finished::Ordered(id, done) => {
+                self.pace.finish();
+                let Done { record, certificate, is_elsewhere } = *done;
+                if let Some(certificate) = certificate {
+                    if let Some(managed) = self.managed.get_mut(&id) {
+                        managed.life = Some(Life::of(&certificate.leaf));
+                        managed.renewal_id = issued::renewal_id_of(&certificate);
+                    }
+                    (self.install)(&id, certificate);
+                }
+                let Some(managed) = self.managed.get_mut(&id) else { return };
+                managed.is_busy = false;
+                managed.again_at = is_elsewhere.then(|| now() + BUSY_ELSEWHERE);
+                if let Some(record) = record {
+                    if let State::Limited { until, scope } = &record.state {
+                        self.limits.park(&record.target.directory, scope.clone(), *until);
+                    }
+                    // A reload may have changed what is wanted in the meantime.
+                    let target = std::mem::take(&mut managed.record.target);
+                    managed.record = record;
+                    managed.record.configure(target, now());
+                }
+            }
+            Finished::Asked(id, asked) => {
+                let Some(managed) = self.managed.get_mut(&id) else { return };
+                managed.is_busy = false;
+                managed.record.ari = asked.ari;
+            }
+        }
+    }
+}
+
+/// Every certificate of `present` as the disk knows it. With `is_other` the settings of orders have
+/// changed, so that what failed may succeed.
+fn read_all(present: &Assignment, is_other: bool, now: i64) -> BTreeMap<CertId, Managed> {
+    let read = |wanted: &Wanted| {
+        let target = target(present, wanted);
+        let managed = Managed::read(&present.storage, &wanted.id, &target, now);
+        let mut managed = managed.unwrap_or_else(|error| {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(certificate = %wanted.id, error, "could not read what is kept of it");
+            Managed::unknown(target, now)
+        });
+        if is_other {
+            managed.record.reset(now);
+        }
+        (wanted.id.clone(), managed)
+    };
+    present.wanted.iter().map(read).collect()
+}
+
+/// What is ordered for `wanted`.
+fn target(present: &Assignment, wanted: &Wanted) -> Target {
+    let Acme { directory, profile, .. } = &present.acme;
+    Target::new(wanted.names.clone(), directory, profile.as_deref())
+}
+
+impl Managed {
+    /// What the disk says. Blocks on it.
+    fn read(storage: &Storage, id: &CertId, target: &Target, now: i64) -> Result<Self, StoreError> {
+        let found = storage.load(Place::Live, id)?.generation;
+        let mut managed = Self::unknown(target.clone(), now);
+        if let Some(record) = storage.record(id)? {
+            managed.record = record;
+        }
+        managed.record.resume(now);
+        managed.record.configure(target.clone(), now);
+        if let Some(generation) = found {
+            let life = Life::of(&generation.certificate.leaf);
+            let issued = generation.meta.map(|meta| meta.target).unwrap_or_else(|| target.clone());
+            managed.record.found(Some((&issued, &life)), true, now);
+            managed.renewal_id = issued::renewal_id_of(&generation.certificate);
+            managed.life = Some(life);
+        } else {
+            managed.record.found(None, true, now);
+        }
+        if managed.renewal_id.is_none() {
+            // There is no name to ask for it by.
+            managed.record.ari = None;
+        }
+        Ok(managed)
+    }
+
+    fn unknown(target: Target, now: i64) -> Self {
+        let record = Record::new(target, now);
+        Self { record, life: None, renewal_id: None, is_busy: false, again_at: None }
+    }
+}
+
+fn now() -> i64 {
+    unix(SystemTime::now())
+}
