@@ -1,6 +1,7 @@
 //! Orders at a real authority, proven through the gateway's own listeners.
 
 mod challenges;
+mod connections;
 mod crash;
 mod faults;
 mod faulty;

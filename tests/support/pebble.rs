@@ -206,17 +206,20 @@ async fn start_dns(is_new: bool) -> (Program, SocketAddr, SocketAddr) {
         if is_new {
             command.args(["-doh", ""]);
         }
-        let mut program = Program::start(&mut command);
+        let program = Program::start(&mut command);
         let client = Client::new(records);
+        // It says so when a port is taken, and goes on without.
+        let is_taken = || format!("{}{}", program.stdout, program.stderr).contains("in use");
         let ready = async {
-            // It answers 405 or 404, but it answers.
-            while client.try_get("/").await.is_err() {
+            // It answers 404, but it answers.
+            let answers = || tokio::time::timeout(Duration::from_secs(1), client.try_get("/"));
+            while !matches!(answers().await, Ok(Ok(_))) && !is_taken() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::select! {
-            () = within("the DNS server", ready) => return (program, dns, records),
-            _ = program.exit_status() => {}
+        within("the DNS server", ready).await;
+        if !is_taken() {
+            return (program, dns, records);
         }
     }
     panic!("the DNS server found no port in five turns");
