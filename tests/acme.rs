@@ -5,5 +5,6 @@ mod connections;
 mod crash;
 mod faults;
 mod faulty;
+mod gateway;
 mod orders;
 mod scene;

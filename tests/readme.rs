@@ -14,11 +14,12 @@ use crate::support::{Gateway, Peer, in_repository, run};
 const WARDGATE: &str = env!("CARGO_BIN_EXE_wardgate");
 
 /// Every page that a user reads.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/certificates.md",
     "docs/configuration.md",
     "docs/errors.md",
     "docs/filters.md",

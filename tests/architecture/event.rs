@@ -39,6 +39,16 @@ const FIELDS: &[&str] = &[
     "fingerprint",
     "moved_to",
     "path",
+    // Orders of certificates.
+    "days",
+    "echoed",
+    "instead",
+    "names",
+    "ordered",
+    "profile",
+    "record",
+    "root",
+    "url",
     // Life of the process.
     "connections",
     "count",

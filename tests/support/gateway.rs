@@ -50,6 +50,12 @@ impl Gateway {
         gateway
     }
 
+    /// The same directory with another process, after this one has ended.
+    pub(crate) async fn again(mut self, yaml: &str) -> Self {
+        let other = TempDir::new().unwrap();
+        Self::start_in(std::mem::replace(&mut self.directory, other), yaml).await
+    }
+
     /// A client of the first listener, plain HTTP.
     pub(crate) fn client(&self) -> Client {
         let first = self.log().all().into_iter().find(is_listening).expect("the gateway listens");

@@ -86,13 +86,18 @@ impl Pebble {
     /// Ends it and starts another at the same address, which knows nothing of the first.
     pub(crate) async fn restart(mut self) -> Self {
         let address = self.address();
-        self.program.signal("KILL");
-        self.program.exit_status().await;
+        self.stop().await;
         let at = (address, self.management, self.dns);
         let command =
             pebble(self.directory.path(), at, self.challenges, &self.settings, self.is_new);
         self.program = started(command, &self.authority).await.expect("the port is still free");
         self
+    }
+
+    /// Ends it; its files stay.
+    pub(crate) async fn stop(&mut self) {
+        self.program.signal("KILL");
+        self.program.exit_status().await;
     }
 
     fn address(&self) -> SocketAddr {
@@ -156,6 +161,22 @@ impl Pebble {
 
     pub(crate) fn hook_log(&self) -> PathBuf {
         self.directory.path().join("hook.log")
+    }
+
+    /// The CA of the directory's own certificate.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// The root of what it issues.
+    pub(crate) async fn root(&self) -> PathBuf {
+        let client =
+            Client::new(self.management).tls(&self.ca()).host(&self.management.to_string());
+        let root = client.send("GET", "/roots/0", "User-Agent: test\r\n", b"").await;
+        assert_eq!(root.status, 200);
+        let path = self.directory.path().join("root.pem");
+        std::fs::write(&path, root.text()).unwrap();
+        path
     }
 
     /// Has it say this about when to renew `certificate`, which is PEM.

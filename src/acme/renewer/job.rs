@@ -148,8 +148,7 @@ impl Job {
             match issuer.resume(journal, &request).await {
                 Ok(issued) => return Ok((issued, Some(journal.order_url.clone()))),
                 Err(error) if error.is_lost() => {
-                    let error: &dyn Error = &error;
-                    tracing::info!(certificate = %self.id, error, "an order came to nothing, made another");
+                    self.tell_lost(&error);
                     self.drop_order(lock).await;
                 }
                 Err(error) => return Err(JobError::Order(Box::new(error))),
@@ -164,6 +163,11 @@ impl Job {
                 Err(JobError::Order(Box::new(error)))
             }
         }
+    }
+
+    fn tell_lost(&self, error: &OrderError) {
+        let error: &dyn Error = error;
+        tracing::info!(certificate = %self.id, error, "an order came to nothing, made another");
     }
 
     /// Another way to prove names comes first after each failure: one may be closed to the authority.
@@ -253,8 +257,7 @@ impl Job {
         certificate: Certificate,
         error: &StoreError,
     ) -> Done {
-        let told: &dyn Error = error;
-        tracing::error!(certificate = %self.id, error = told, "could not save a certificate, serving it from memory");
+        self.tell_unsaved(error);
         let problem = LastProblem {
             at: now(),
             kind: "unsaved".into(),
@@ -264,6 +267,11 @@ impl Job {
         record.failed(self.id.as_str(), problem, Some(0), Some(MINUTE), now());
         self.keep(lock, &record).await;
         Done { record: Some(record), certificate: Some(certificate), is_elsewhere: false }
+    }
+
+    fn tell_unsaved(&self, error: &StoreError) {
+        let error: &dyn Error = error;
+        tracing::error!(certificate = %self.id, error, "could not save a certificate, serving it from memory");
     }
 
     async fn keep(&self, lock: &Arc<CertLock>, record: &Record) {

@@ -2,7 +2,7 @@
 //! hands over what has come.
 //!
 //! Answers "what is to be done now, and when is the next look?" by [`schedule`](super::schedule), for
-//! every certificate of the configuration in force. Orders are [`Job`]s beside it, so that one that
+//! every certificate of the configuration in force. Orders are jobs beside it, so that one that
 //! takes minutes delays nobody. Nothing here serves a certificate: [`Install`] does.
 
 mod account;

@@ -1,0 +1,150 @@
+//! The gateway as its users have it: sites with names, an authority, and nothing else to do.
+
+use serde_json::Value;
+
+use crate::support::{Client, Connection, Gateway, Pebble, Settings, field};
+
+/// A gateway whose sites are served, and an authority that probes it. The sockets have to be there
+/// before the authority can be told of them.
+async fn begin(settings: Settings) -> (Gateway, Pebble) {
+    let gateway = Gateway::start(yaml(&["app.example.com"], "certificate: internal", "")).await;
+    let ports = (gateway.address("web"), gateway.address("secure"));
+    let pebble = Pebble::start(ports, settings).await;
+    (gateway, pebble)
+}
+
+/// Sites with these `names`.
+fn yaml(names: &[&str], certificate: &str, more: &str) -> String {
+    let mut text = "listeners:\n  web: { bind: \"127.0.0.1:0\", protocol: http }\n  \
+                    secure: { bind: \"127.0.0.1:0\", protocol: https }\nsites:\n"
+        .to_owned();
+    for name in names {
+        text += &format!("  {name}:\n    routes: [ {{ respond: {name} }} ]\n    {certificate}\n");
+    }
+    text + more
+}
+
+/// `acme:` at `pebble`, with `more` settings.
+fn at(pebble: &Pebble, more: &str) -> String {
+    format!(
+        "acme: {{ email: ops@example.com, directory: \"{}\", directory_ca: \"{}\"{more} }}\n",
+        pebble.authority.directory,
+        pebble.ca().display()
+    )
+}
+
+fn obtained(name: &'static str) -> impl Fn(&Value) -> bool {
+    move |line| {
+        field(line, "message") == "obtained a certificate" && field(line, "certificate") == name
+    }
+}
+
+/// A client that trusts nobody but the authority.
+async fn verifying(gateway: &Gateway, pebble: &Pebble, host: &str) -> Client {
+    gateway.client_of("secure").tls(&pebble.root().await).host(host)
+}
+
+async fn ask(connection: &mut Connection, host: &str) -> u16 {
+    let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    connection.send(head.as_bytes()).await.unwrap();
+    connection.read_reply(false).await.unwrap().status
+}
+
+#[tokio::test]
+async fn a_public_name_gets_its_certificate_and_nobody_waits_for_it() {
+    let (gateway, pebble) = begin(Settings::default()).await;
+    let before = gateway.tls_client_of("secure", "app.example.com");
+    let mut kept = before.connect().await;
+    assert_eq!(ask(&mut kept, "app.example.com").await, 200);
+
+    gateway.reload(&yaml(&["app.example.com"], "https: redirect", &at(&pebble, "")), 2).await;
+    let line = gateway.wait_log(obtained("app.example.com")).await;
+    assert_eq!(
+        (field(&line, "reason"), field(&line, "level")),
+        (&"missing".into(), &"info".into())
+    );
+    let client = verifying(&gateway, &pebble, "app.example.com").await;
+    assert_eq!(client.get("/").await.text(), "app.example.com");
+    assert!(before.try_connect().await.is_err(), "the local CA stands in no longer");
+
+    // Another name is another order, and the first is left alone.
+    let names = ["app.example.com", "www.example.net"];
+    gateway.reload(&yaml(&names, "https: redirect", &at(&pebble, "")), 3).await;
+    gateway.wait_log(obtained("www.example.net")).await;
+    let client = verifying(&gateway, &pebble, "www.example.net").await;
+    assert_eq!(client.get("/").await.text(), "www.example.net");
+    assert_eq!(pebble.issued(), 2);
+
+    let admin = Client::new(gateway.admin_address()).host("localhost");
+    let status: Value = serde_json::from_str(&admin.get("/status").await.text()).unwrap();
+    let names: Vec<&Value> =
+        status["certificates"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, ["acme:app.example.com", "acme:www.example.net"]);
+}
+
+#[tokio::test]
+async fn what_was_obtained_is_served_after_a_restart_without_the_authority() {
+    let (mut gateway, mut pebble) = begin(Settings::default()).await;
+    let text = yaml(&["app.example.com"], "https: both", &at(&pebble, ""));
+    gateway.reload(&text, 2).await;
+    gateway.wait_log(obtained("app.example.com")).await;
+    let root = pebble.root().await;
+    pebble.stop().await;
+    gateway.drain();
+    assert!(gateway.exit_status().await.success());
+    let gateway = gateway.again(&text).await;
+    let client = gateway.client_of("secure").tls(&root).host("app.example.com");
+    assert_eq!(client.get("/").await.text(), "app.example.com");
+}
+
+#[tokio::test]
+async fn certificates_of_a_minute_are_renewed_and_every_handshake_verifies() {
+    let (gateway, pebble) = begin(Settings { bad_nonces: 5, ..Settings::default() }).await;
+    if !pebble.offers("tiny").await {
+        return;
+    }
+    let text = yaml(&["app.example.com"], "https: both", &at(&pebble, ", profile: tiny"));
+    gateway.reload(&text, 2).await;
+    gateway.wait_log(obtained("app.example.com")).await;
+    let client = verifying(&gateway, &pebble, "app.example.com").await;
+    let mut handshakes = 0;
+    while gateway.log().all().iter().filter(|line| obtained("app.example.com")(line)).count() < 3 {
+        assert_eq!(client.get("/").await.text(), "app.example.com");
+        handshakes += 1;
+        assert!(handshakes < 4 * 100, "no renewal:\n{}", gateway.log());
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    assert!(handshakes > 50, "{handshakes}");
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_proven_is_tried_again_and_served_all_the_while() {
+    let (gateway, pebble) = begin(Settings::default()).await;
+    pebble.break_dns_of("app.example.com").await;
+    let text = yaml(&["app.example.com", "www.example.net"], "https: both", &at(&pebble, ""));
+    gateway.reload(&text, 2).await;
+    let line =
+        gateway.wait_log(|line| field(line, "message") == "could not obtain a certificate").await;
+    assert_eq!(field(&line, "certificate"), "app.example.com", "{line}");
+    assert!(field(&line, "error").as_str().unwrap().contains("app.example.com"), "{line}");
+    let seconds = field(&line, "seconds").as_i64().unwrap();
+    assert!((50..=70).contains(&seconds), "{line}");
+    gateway.wait_log(obtained("www.example.net")).await;
+    let client = gateway.tls_client_of("secure", "app.example.com");
+    assert_eq!(client.get("/").await.text(), "app.example.com", "the local CA stands in");
+}
+
+#[tokio::test]
+async fn an_authority_that_is_down_stops_nothing_but_what_it_would_issue() {
+    let dead = "acme: { email: ops@example.com, directory: \"https://127.0.0.1:1/dir\" }\n";
+    let gateway = Gateway::start(yaml(&["app.example.com"], "https: both", dead)).await;
+    let client = gateway.tls_client_of("secure", "app.example.com");
+    assert_eq!(client.get("/").await.text(), "app.example.com");
+    let line =
+        gateway.wait_log(|line| field(line, "message") == "could not obtain a certificate").await;
+    assert!(field(&line, "error").as_str().unwrap().contains("does not answer"), "{line}");
+
+    let refuse = dead.replace(" }", ", until_issued: refuse }");
+    gateway.reload(&yaml(&["app.example.com"], "https: both", &refuse), 2).await;
+    assert!(client.try_connect().await.is_err(), "no certificate, no handshake");
+}
