@@ -10,9 +10,11 @@ mod job;
 mod poll;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Until a certificate is looked at again that another process is busy with, in seconds.
 const BUSY_ELSEWHERE: i64 = 30;
+
+/// Questions to authorities that are under way at once: thousands may be due after a start.
+const QUESTIONS: usize = 8;
 
 /// What the configuration in force wants.
 #[derive(Debug)]
@@ -69,6 +74,8 @@ pub struct Renewer {
     managed: BTreeMap<CertId, Managed>,
     limits: Limits,
     pace: Pace,
+    /// Questions under way.
+    questions: usize,
     jobs: JoinSet<Finished>,
 }
 
@@ -116,6 +123,7 @@ impl Renewer {
             managed: BTreeMap::new(),
             limits: Limits::default(),
             pace: Pace::new(now()),
+            questions: 0,
             jobs: JoinSet::new(),
         }
     }
@@ -143,7 +151,7 @@ impl Renewer {
             tokio::select! {
                 changed = self.assignments.changed() => return changed.is_ok(),
                 Some(finished) = self.jobs.join_next(), if !self.jobs.is_empty() => {
-                    // A job that panicked has said so; its certificate is looked at after a reload.
+                    // None panics, and none is ended before this task.
                     if let Ok(finished) = finished {
                         self.take_in(finished);
                     }
@@ -209,67 +217,91 @@ impl Renewer {
     fn begin(&mut self, turn: Turn) -> i64 {
         let Turn { due, polls, mut wake } = turn;
         let Some(present) = self.present.clone() else { return wake };
-        for id in polls {
-            let Some(managed) = self.managed.get_mut(&id) else { continue };
-            managed.is_busy = true;
-            let question = poll::Question::new(&present, &id, managed);
-            self.jobs.spawn(async move { Finished::Asked(id, Box::new(question.ask().await)) });
+        for id in polls.into_iter().take(QUESTIONS.saturating_sub(self.questions)) {
+            self.ask(&present, id);
         }
         for (_, id, why) in due {
             match self.pace.start(now()) {
-                Start::Go => {}
+                Start::Go => self.order(&present, id, why),
                 Start::Busy => break,
                 Start::At(at) => {
                     wake = wake.min(at);
                     break;
                 }
             }
-            let Some(managed) = self.managed.get_mut(&id) else { continue };
-            managed.is_busy = true;
-            let job = Job {
-                present: Arc::clone(&present),
-                challenges: Arc::clone(&self.challenges),
-                id: id.clone(),
-                target: managed.record.target.clone(),
-                replaces: managed.renewal_id.clone(),
-                why,
-            };
-            self.jobs.spawn(async move { Finished::Ordered(id, Box::new(job.run().await)) });
         }
         wake
+    }
+
+    fn ask(&mut self, present: &Arc<Assignment>, id: CertId) {
+        let Some(managed) = self.managed.get_mut(&id) else { return };
+        managed.is_busy = true;
+        self.questions += 1;
+        let question = poll::Question::new(present, &id, managed);
+        let ari = managed.record.ari.clone();
+        self.jobs.spawn(async move {
+            let asked = AssertUnwindSafe(question.ask()).catch_unwind().await;
+            Finished::Asked(id, Box::new(asked.unwrap_or_else(|_| poll::Asked::failed(ari))))
+        });
+    }
+
+    fn order(&mut self, present: &Arc<Assignment>, id: CertId, why: Why) {
+        let Some(managed) = self.managed.get_mut(&id) else { return self.pace.finish() };
+        managed.is_busy = true;
+        let job = Job {
+            present: Arc::clone(present),
+            challenges: Arc::clone(&self.challenges),
+            id: id.clone(),
+            target: managed.record.target.clone(),
+            replaces: managed.renewal_id.clone(),
+            why,
+        };
+        self.jobs.spawn(async move {
+            let done = AssertUnwindSafe(job.run()).catch_unwind().await;
+            // The panic is in the log; the certificate waits as for another process.
+            let failed = |_| Done { is_elsewhere: true, ..Done::default() };
+            Finished::Ordered(id, Box::new(done.unwrap_or_else(failed)))
+        });
     }
 
     fn take_in(&mut self, finished: Finished) {
         match finished {
             Finished::Ordered(id, done) => {
                 self.pace.finish();
-                let Done { record, certificate, is_elsewhere } = *done;
-                if let Some(certificate) = certificate {
-                    if let Some(managed) = self.managed.get_mut(&id) {
-                        managed.life = Some(Life::of(&certificate.leaf));
-                        managed.renewal_id = issued::renewal_id_of(&certificate);
-                    }
-                    (self.install)(&id, certificate);
-                }
-                let Some(managed) = self.managed.get_mut(&id) else { return };
-                managed.is_busy = false;
-                managed.again_at = is_elsewhere.then(|| now() + BUSY_ELSEWHERE);
-                if let Some(record) = record {
-                    if let State::Limited { until, scope } = &record.state {
-                        self.limits.park(&record.target.directory, scope.clone(), *until);
-                    }
-                    // A reload may have changed what is wanted in the meantime.
-                    let target = std::mem::take(&mut managed.record.target);
-                    managed.record = record;
-                    managed.record.configure(target, now());
-                }
+                self.ordered(&id, *done);
             }
             Finished::Asked(id, asked) => {
+                self.questions = self.questions.saturating_sub(1);
                 let Some(managed) = self.managed.get_mut(&id) else { return };
                 managed.is_busy = false;
                 managed.record.ari = asked.ari;
             }
         }
+    }
+
+    fn ordered(&mut self, id: &CertId, done: Done) {
+        let Done { record, certificate, is_elsewhere } = done;
+        let managed = self.managed.get_mut(id);
+        if let Some(certificate) = certificate {
+            let life = Life::of(&certificate.leaf);
+            let renewal_id = issued::renewal_id_of(&certificate);
+            (self.install)(id, certificate);
+            if let Some(managed) = managed {
+                (managed.life, managed.renewal_id) = (Some(life), renewal_id);
+            }
+        }
+        // A reload may have taken it away.
+        let Some(managed) = self.managed.get_mut(id) else { return };
+        managed.is_busy = false;
+        managed.again_at = is_elsewhere.then(|| now() + BUSY_ELSEWHERE);
+        let Some(record) = record else { return };
+        if let State::Limited { until, scope } = &record.state {
+            self.limits.park(&record.target.directory, scope.clone(), *until);
+        }
+        // Or have changed what is wanted.
+        let target = std::mem::take(&mut managed.record.target);
+        managed.record = record;
+        managed.record.configure(target, now());
     }
 }
 

@@ -26,6 +26,17 @@ pub(super) struct Asked {
     pub(super) ari: Option<Ari>,
 }
 
+impl Asked {
+    /// No answer came, for a fault of ours.
+    pub(super) fn failed(ari: Option<Ari>) -> Self {
+        let ari = ari.map(|mut ari| {
+            ari.failed(None, now());
+            ari
+        });
+        Self { ari }
+    }
+}
+
 impl Question {
     pub(super) fn new(present: &Arc<Assignment>, id: &CertId, managed: &Managed) -> Self {
         Self {
