@@ -220,11 +220,14 @@ fn run(
     let launch = app::Launch::new(loaded, file, control).with_access_file(access_file);
     let Err(error) = serve(launch, threads, &mut manager, greet) else { return Ok(0) };
     manager.failed(&format!("did not start: {error:#}"));
-    if is_for_people {
-        return Err(error);
+    if !is_for_people || logs.is_some() {
+        let error: &dyn std::error::Error = error.as_ref();
+        tracing::error!(error, "did not start");
     }
-    let error: &dyn std::error::Error = error.as_ref();
-    tracing::error!(error, "did not start");
+    // With a directory for logs, whoever has started it sees nothing of them.
+    if is_for_people || logs.is_some() {
+        eprintln!("wardgate: {error:#}");
+    }
     Ok(FAILED)
 }
 

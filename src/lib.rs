@@ -92,12 +92,16 @@
 //!    the next handshake serves the new one.
 //! 3. A task of [`app`] looks again every hour: what is due is issued anew, and the [`Tickets`] get a
 //!    new key.
+//! 4. For what an authority issues, the [`Renewer`] follows the [`plan`](acme::schedule::plan): under the
+//!    certificate's lock an [`Issuer`] orders, publishing [`Challenges`] that the running listeners
+//!    answer, [`Storage`] saves, and only then the table gets the new one.
 //!
 //! [`AccessRecord`]: telemetry::AccessRecord
 //! [`Attempt`]: upstream::Attempt
 //! [`Census`]: listen::connection::Census
 //! [`CertStore`]: tls::CertStore
 //! [`Chains`]: filter::Chains
+//! [`Challenges`]: tls::Challenges
 //! [`Client`]: proxy::client::Client
 //! [`Control`]: admin::Control
 //! [`Door`]: listen::connection::Door
@@ -108,13 +112,16 @@
 //! [`Failure`]: proxy::failure::Failure
 //! [`Generation`]: proxy::generation::Generation
 //! [`HeadGate`]: listen::HeadGate
+//! [`Issuer`]: acme::order::Issuer
 //! [`LocalCa`]: tls::LocalCa
 //! [`OnDemand`]: tls::OnDemand
 //! [`Outcome`]: admin::Outcome
 //! [`Place`]: upstream::Place
 //! [`Pool`]: upstream::Pool
+//! [`Renewer`]: acme::renewer::Renewer
 //! [`Router`]: route::Router
 //! [`Stack`]: filter::Stack
+//! [`Storage`]: acme::storage::Storage
 //! [`Table`]: tls::Table
 //! [`Tickets`]: tls::Tickets
 

@@ -231,10 +231,26 @@ impl Sources {
     }
 
     fn table(&self) -> Table {
-        let table = Table::new(self.entries.clone());
+        let waiting = self.managed.iter().filter(|one| one.obtained.is_none() && !self.stands_in);
+        let waiting = waiting.flat_map(|one| one.patterns.iter().cloned());
+        let table = Table::new(self.entries.clone()).barring(waiting);
         match &self.on_demand {
             Some(maker) => table.or_on_demand(Arc::clone(maker)),
             None => table,
+        }
+    }
+
+    /// Takes over what was obtained while these were being prepared.
+    fn take_newer(&mut self, current: &Self) {
+        for one in &current.managed {
+            let Some(present) = &one.obtained else { continue };
+            let is_older = |next: &Managed| {
+                let not_before = next.obtained.as_ref().map(|it| it.leaf.not_before);
+                next.id == one.id && not_before < Some(present.leaf.not_before)
+            };
+            if self.managed.iter().any(is_older) {
+                self.put(&one.id, present.clone());
+            }
         }
     }
 
@@ -266,8 +282,9 @@ impl Certificates {
 
     /// Serves what `sources` has, from the next handshake on, and has the renewer keep what
     /// `assignment` wants.
-    pub(super) fn replace(&self, sources: Sources, assignment: Option<Arc<Assignment>>) {
+    pub(super) fn replace(&self, mut sources: Sources, assignment: Option<Arc<Assignment>>) {
         let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.take_newer(&current);
         self.store.replace(sources.table());
         *current = Arc::new(sources);
         self.assignments.send_replace(assignment);

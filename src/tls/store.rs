@@ -39,6 +39,8 @@ pub struct Table {
     wildcards: HashMap<Box<str>, Arc<Entry>>,
     addresses: HashMap<IpAddr, Arc<Entry>>,
     rest: Rest,
+    /// Names that `rest` does not answer for.
+    barred: Vec<HostPattern>,
 }
 
 /// Who answers for a name that nothing else covers.
@@ -82,7 +84,8 @@ impl CertStore {
             (None, Some(address)) => table.addresses.get(&address),
             (None, None) => None,
         };
-        entry.cloned().or_else(|| table.rest.resolve(name, local))
+        let is_barred = name.is_some_and(|name| table.bars(name));
+        entry.cloned().or_else(|| if is_barred { None } else { table.rest.resolve(name, local) })
     }
 
     /// Whether a handshake for `host` would end at `entry`. A request on `entry`'s connection for
@@ -91,11 +94,12 @@ impl CertStore {
     #[must_use]
     pub fn serves<'h>(&self, entry: &Entry, host: impl Into<HostRef<'h>>) -> bool {
         let table = self.table.load();
-        let found = match host.into() {
-            HostRef::Name(name) => table.named(name.as_str()),
-            HostRef::Address(address) => table.addresses.get(&address.to_canonical()),
+        let (found, is_barred) = match host.into() {
+            HostRef::Name(name) => (table.named(name.as_str()), table.bars(name.as_str())),
+            HostRef::Address(address) => (table.addresses.get(&address.to_canonical()), false),
         };
-        found.map(|found| &found.id).or_else(|| table.rest.id()).is_some_and(|id| *id == entry.id)
+        let rest = || if is_barred { None } else { table.rest.id() };
+        found.map(|found| &found.id).or_else(rest).is_some_and(|id| *id == entry.id)
     }
 
     /// Every entry once, by its id; certificates made on demand are not among them.
@@ -178,6 +182,23 @@ impl Table {
             self.rest = Rest::OnDemand(maker);
         }
         self
+    }
+
+    /// Lets nobody answer for these names who is not there for them.
+    #[must_use]
+    pub fn barring(mut self, patterns: impl IntoIterator<Item = HostPattern>) -> Self {
+        self.barred.extend(patterns);
+        self
+    }
+
+    fn bars(&self, name: &str) -> bool {
+        self.barred.iter().any(|pattern| match pattern {
+            HostPattern::Exact(Host::Name(barred)) => barred.as_str() == name,
+            HostPattern::Wildcard(parent) => {
+                name.split_once('.').is_some_and(|(_, rest)| rest == parent.as_str())
+            }
+            HostPattern::Exact(Host::Address(_)) | HostPattern::Any => false,
+        })
     }
 
     fn file(&mut self, entry: &Arc<Entry>) {
@@ -308,7 +329,8 @@ mod tests {
     fn on_demand_answers_for_the_rest_only() {
         let dir = tempfile::tempdir().unwrap();
         let ca = LocalCa::open_or_create(dir.path(), std::time::SystemTime::now()).unwrap();
-        let maker = Arc::new(OnDemand::new("rest", Arc::new(ca)).unwrap());
+        let ca = Arc::new(ca);
+        let maker = Arc::new(OnDemand::new("rest", Arc::clone(&ca)).unwrap());
         let fixed = entry(&Ca::new("test"), &["a.test"]);
         let store = CertStore::new(Table::new([Arc::clone(&fixed)]).or_on_demand(maker));
         let made = store.resolve(Some("b.test"), None).unwrap();
@@ -317,5 +339,19 @@ mod tests {
         assert_eq!(id(store.resolve(Some("a.test"), None)).as_deref(), Some("a.test"));
         assert!(store.serves(&made, &Host::parse("c.test").unwrap()), "the same site");
         assert!(!store.serves(&made, &Host::parse("a.test").unwrap()), "another site");
+
+        let table = Table::new([fixed]).or_on_demand(Arc::new(OnDemand::new("rest", ca).unwrap()));
+        let barred = ["a.test", "c.test", "*.d.test"].map(|name| HostPattern::parse(name).unwrap());
+        store.replace(table.barring(barred));
+        for (name, wanted) in [
+            ("a.test", Some("a.test")),
+            ("b.test", Some("rest")),
+            ("c.test", None),
+            ("e.d.test", None),
+            ("d.test", Some("rest")),
+        ] {
+            assert_eq!(id(store.resolve(Some(name), None)).as_deref(), wanted, "{name}");
+        }
+        assert!(!store.serves(&made, &Host::parse("c.test").unwrap()), "barred");
     }
 }

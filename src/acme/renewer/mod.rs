@@ -155,6 +155,10 @@ impl Renewer {
                     if let Ok(finished) = finished {
                         self.take_in(finished);
                     }
+                    // A look is at all certificates: not one for each that is done.
+                    while let Some(Ok(finished)) = self.jobs.try_join_next() {
+                        self.take_in(finished);
+                    }
                 }
                 () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
             }
@@ -165,16 +169,23 @@ impl Renewer {
     async fn adopt(&mut self, next: Option<Arc<Assignment>>) {
         let last = std::mem::replace(&mut self.present, next);
         let Some(present) = self.present.clone() else { return self.managed.clear() };
-        let is_other = last.is_some_and(|last| last.acme != present.acme);
-        let busy: Vec<CertId> =
-            self.managed.iter().filter(|(_, it)| it.is_busy).map(|(id, _)| id.clone()).collect();
-        let read = tokio::task::spawn_blocking(move || read_all(&present, is_other, now()));
+        let change = match last {
+            None => Change::Begun,
+            Some(last) if last.acme != present.acme => Change::Settings,
+            Some(_) => Change::None,
+        };
+        let known = std::mem::take(&mut self.managed);
+        let read = tokio::task::spawn_blocking(move || read_all(&present, change, now()));
         let Ok(found) = read.await else { return };
-        self.managed = found;
-        for id in busy {
-            if let Some(managed) = self.managed.get_mut(&id) {
-                managed.is_busy = true;
+        for (id, mut read) in found {
+            if let Some(known) = known.get(&id) {
+                read.managed.go_on_from(known, change, now());
             }
+            // Another process may have renewed it since the configuration was prepared.
+            if let Some(certificate) = read.certificate {
+                (self.install)(&id, certificate);
+            }
+            self.managed.insert(id, read.managed);
         }
         for managed in self.managed.values() {
             if let State::Limited { until, scope } = &managed.record.state {
@@ -253,6 +264,7 @@ impl Renewer {
             challenges: Arc::clone(&self.challenges),
             id: id.clone(),
             target: managed.record.target.clone(),
+            known: managed.record.clone(),
             replaces: managed.renewal_id.clone(),
             why,
         };
@@ -280,13 +292,14 @@ impl Renewer {
     }
 
     fn ordered(&mut self, id: &CertId, done: Done) {
-        let Done { record, certificate, is_elsewhere } = done;
+        let Done { record, certificate, is_elsewhere, is_unsaved } = done;
         let managed = self.managed.get_mut(id);
         if let Some(certificate) = certificate {
             let life = Life::of(&certificate.leaf);
             let renewal_id = issued::renewal_id_of(&certificate);
             (self.install)(id, certificate);
-            if let Some(managed) = managed {
+            // What is not saved is due on, as if it were not there.
+            if let (Some(managed), false) = (managed, is_unsaved) {
                 (managed.life, managed.renewal_id) = (Some(life), renewal_id);
             }
         }
@@ -305,21 +318,35 @@ impl Renewer {
     }
 }
 
-/// Every certificate of `present` as the disk knows it. With `is_other` the settings of orders have
-/// changed, so that what failed may succeed.
-fn read_all(present: &Assignment, is_other: bool, now: i64) -> BTreeMap<CertId, Managed> {
+/// What an assignment changes about the one before it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Change {
+    /// There was none: the process has started, or `acme:` is new.
+    Begun,
+    /// How certificates are ordered, so that what failed may succeed.
+    Settings,
+    /// At most which are wanted.
+    None,
+}
+
+/// A certificate as the disk knows it.
+struct Read {
+    managed: Managed,
+    certificate: Option<Certificate>,
+}
+
+/// Every certificate of `present` as the disk knows it.
+fn read_all(present: &Assignment, change: Change, now: i64) -> Vec<(CertId, Read)> {
     let read = |wanted: &Wanted| {
         let target = target(present, wanted);
-        let managed = Managed::read(&present.storage, &wanted.id, &target, now);
-        let mut managed = managed.unwrap_or_else(|error| {
+        let read = Managed::read(&present.storage, &wanted.id, &target, now);
+        let mut read = read.unwrap_or_else(|error| {
             let error: &dyn std::error::Error = &error;
             tracing::error!(certificate = %wanted.id, error, "could not read what is kept of it");
-            Managed::unknown(target, now)
+            Read { managed: Managed::unknown(target, now), certificate: None }
         });
-        if is_other {
-            managed.record.reset(now);
-        }
-        (wanted.id.clone(), managed)
+        read.managed.forgive(change, now);
+        (wanted.id.clone(), read)
     };
     present.wanted.iter().map(read).collect()
 }
@@ -332,7 +359,7 @@ fn target(present: &Assignment, wanted: &Wanted) -> Target {
 
 impl Managed {
     /// What the disk says. Blocks on it.
-    fn read(storage: &Storage, id: &CertId, target: &Target, now: i64) -> Result<Self, StoreError> {
+    fn read(storage: &Storage, id: &CertId, target: &Target, now: i64) -> Result<Read, StoreError> {
         let found = storage.load(Place::Live, id)?.generation;
         let mut managed = Self::unknown(target.clone(), now);
         if let Some(record) = storage.record(id)? {
@@ -340,6 +367,7 @@ impl Managed {
         }
         managed.record.resume(now);
         managed.record.configure(target.clone(), now);
+        let certificate = found.as_ref().map(|generation| generation.certificate.clone());
         if let Some(generation) = found {
             let life = Life::of(&generation.certificate.leaf);
             let issued = generation.meta.map(|meta| meta.target).unwrap_or_else(|| target.clone());
@@ -353,7 +381,28 @@ impl Managed {
             // There is no name to ask for it by.
             managed.record.ari = None;
         }
-        Ok(managed)
+        Ok(Read { managed, certificate })
+    }
+
+    /// Lets what was blocked be tried again where it may succeed now: somebody has changed something,
+    /// or has started the process anew after it. A back-off goes on over a start, or a process that
+    /// is started again and again would ask as often.
+    fn forgive(&mut self, change: Change, now: i64) {
+        let is_blocked = matches!(self.record.state, State::Blocked { .. });
+        if change == Change::Settings || (change == Change::Begun && is_blocked) {
+            self.record.reset(now);
+        }
+    }
+
+    /// Takes over what this process knows better than the disk, which may not be writable.
+    fn go_on_from(&mut self, known: &Self, change: Change, now: i64) {
+        self.is_busy = known.is_busy;
+        self.again_at = known.again_at;
+        let is_newer = known.record.since > self.record.since;
+        if known.record.target == self.record.target && is_newer {
+            self.record = known.record.clone();
+            self.forgive(change, now);
+        }
     }
 
     fn unknown(target: Target, now: i64) -> Self {

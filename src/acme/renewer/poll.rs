@@ -100,10 +100,15 @@ impl Question {
     async fn keep(self) {
         let keep = move || {
             let storage = &self.present.storage;
-            match storage.lock(&self.id) {
-                Ok(Some(lock)) => storage.keep_record(&lock, &self.record),
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
+            let Some(lock) = storage.lock(&self.id)? else { return Ok(()) };
+            // Whoever has renewed it in the meantime knows better.
+            match storage.record(&self.id)? {
+                Some(mut kept) if kept.certificate == self.record.certificate => {
+                    kept.ari = self.record.ari;
+                    storage.keep_record(&lock, &kept)
+                }
+                Some(_) => Ok(()),
+                None => storage.keep_record(&lock, &self.record),
             }
         };
         // It is asked again after the next start.
