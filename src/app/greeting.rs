@@ -125,11 +125,18 @@ impl Greeting<'_> {
             });
         }
         if let Some(file) = &by.file {
-            let about = "after each change of the file";
+            let about = "what is wrong with the file; a sound change is in force once saved";
             rows.push((format!("{program} check{file}"), about.to_owned()));
+            if self.admin.is_some() {
+                let about = "how sites, servers and certificates stand";
+                rows.push((format!("{program} status{file}"), about.to_owned()));
+            }
         }
         if let Some(admin) = self.admin {
-            rows.push((format!("http://{admin}/ready"), "for supervisors".into()));
+            rows.push((
+                format!("http://{admin}/metrics"),
+                "for Prometheus; /ready for supervisors".into(),
+            ));
         }
         rows.push(("Ctrl-C".into(), "finishes what is in flight, then ends".into()));
         rows
@@ -210,10 +217,11 @@ upstreams: { app: { servers: "http://192.0.2.1:5000" } }
     https://[::1]:8443/       a fixed answer
 
   Next
-    wardgate trust my.yaml        how browsers come to trust the local CA
-    wardgate check my.yaml        after each change of the file
-    http://127.0.0.1:2019/ready   for supervisors
-    Ctrl-C                        finishes what is in flight, then ends
+    wardgate trust my.yaml          how browsers come to trust the local CA
+    wardgate check my.yaml          what is wrong with the file; a sound change is in force once saved
+    wardgate status my.yaml         how sites, servers and certificates stand
+    http://127.0.0.1:2019/metrics   for Prometheus; /ready for supervisors
+    Ctrl-C                          finishes what is in flight, then ends
 
 ";
         assert_eq!(greeting(yaml, &[8080, 8443], Some("127.0.0.1:2019")), expected);
