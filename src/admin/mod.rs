@@ -13,7 +13,7 @@ pub mod token;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -37,6 +37,8 @@ pub struct Desk {
     pub state: Box<dyn Fn() -> (bool, &'static str) + Send + Sync>,
     /// Client connections now.
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
+    /// How the certificates stand that an authority issues.
+    pub orders: Box<dyn Fn() -> Vec<OrderStatus> + Send + Sync>,
     /// The body of `/metrics`.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// The token under `storage:`; `None` when it could not be made. `admin.token` of the
@@ -53,6 +55,23 @@ pub struct View {
     pub effective: String,
     /// The listeners, as bound.
     pub listeners: Vec<BoundListener>,
+}
+
+/// How a certificate stands that an authority issues.
+#[derive(Clone, Debug)]
+pub struct OrderStatus {
+    /// The site, in the spelling of file names.
+    pub name: String,
+    /// Where it stands, in one word.
+    pub state: &'static str,
+    /// Failures in a row.
+    pub fails: u32,
+    /// What went wrong last; `None` since it went well.
+    pub problem: Option<String>,
+    /// When it is ordered next; `None` while somebody has to change something first.
+    pub next_at: Option<SystemTime>,
+    /// Why it is ordered then, in one word.
+    pub why: &'static str,
 }
 
 /// A listener with its sockets.

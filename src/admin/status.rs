@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::control::Outcome;
-use super::{Attempted, Desk};
+use super::{Attempted, Desk, OrderStatus};
 use crate::config::listener::Protocol;
 use crate::config::site::{Site, SiteCertificate};
 use crate::proxy::generation::Generation;
@@ -39,6 +39,7 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
         "listeners": listeners.collect::<Vec<_>>(),
         "sites": sites.collect::<Vec<_>>(),
         "pools": generation.pools.iter().map(|each| pool(each)).collect::<Vec<_>>(),
+        "orders": (desk.orders)().iter().map(order).collect::<Vec<_>>(),
         "certificates": certificates.iter().map(|it| certificate(it, now)).collect::<Vec<_>>(),
     })
 }
@@ -99,6 +100,17 @@ fn server(server: &EndpointStatus) -> Value {
         "in_flight": server.in_flight,
         "weight": server.weight,
         "backup": server.backup,
+    })
+}
+
+fn order(order: &OrderStatus) -> Value {
+    json!({
+        "name": order.name,
+        "state": order.state,
+        "fails": order.fails,
+        "problem": order.problem,
+        "next_at": order.next_at.map(timestamp),
+        "why": order.why,
     })
 }
 

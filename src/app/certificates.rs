@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::acme::http::Client;
-use crate::acme::renewer::{Assignment, Renewer, Wanted};
+use crate::acme::renewer::{Assignment, Renewer, Standings, Wanted};
 use crate::acme::session::Authority;
 use crate::acme::storage::{CertId, Place, Storage, StoreError};
 use crate::config::Config;
@@ -84,6 +84,8 @@ struct Managed {
 pub(super) struct Certificates {
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
+    /// How those that an authority issues stand.
+    pub(super) standings: Standings,
     /// What the renewer is to keep.
     assignments: watch::Sender<Option<Arc<Assignment>>>,
     /// Replaced whole; whoever has made a table from it checks that it is still the same.
@@ -277,7 +279,8 @@ impl Certificates {
     /// No certificates yet.
     pub(super) fn new(tickets: Tickets) -> Self {
         let store = Arc::new(CertStore::new(Table::default()));
-        Self { store, tickets, assignments: watch::Sender::default(), sources: Mutex::default() }
+        let (standings, assignments) = (Standings::default(), watch::Sender::default());
+        Self { store, tickets, standings, assignments, sources: Mutex::default() }
     }
 
     /// Serves what `sources` has, from the next handshake on, and has the renewer keep what
@@ -295,7 +298,8 @@ impl Certificates {
         let certificates = Arc::clone(self);
         let install = move |id: &CertId, certificate| certificates.install(id, certificate);
         let challenges = Arc::clone(self.store.challenges());
-        Renewer::new(challenges, Arc::new(install), self.assignments.subscribe())
+        let (assignments, standings) = (self.assignments.subscribe(), Arc::clone(&self.standings));
+        Renewer::new(challenges, Arc::new(install), assignments, standings)
     }
 
     /// Serves a certificate that was obtained.

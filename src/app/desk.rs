@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 
 use super::listeners::NextSocket;
 use super::running::Running;
 use super::state::State;
-use crate::admin::{BoundListener, Desk, Token, View, token};
+use crate::acme::renewer::Standing;
+use crate::admin::{BoundListener, Desk, OrderStatus, Token, View, token};
 use crate::config::Config;
 
 /// What a generation shows of itself.
@@ -32,6 +34,7 @@ impl Running {
     pub(super) fn desk(&self, token: Option<Token>) -> Desk {
         let (state, census) = (self.stage.watch(), Arc::clone(&self.census));
         let shared = Arc::clone(&self.shared);
+        let standings = Arc::clone(&self.certificates.standings);
         Desk {
             control: self.control.clone(),
             shared: Arc::clone(&self.shared),
@@ -42,10 +45,23 @@ impl Running {
                 (state == State::Running, state.as_str())
             }),
             connections: Box::new(move || census.count()),
+            orders: Box::new(move || standings.load().iter().map(order).collect()),
             metrics: Box::new(move || shared.scrape()),
             token: ArcSwapOption::from_pointee(token),
             started: self.started,
         }
+    }
+}
+
+fn order(standing: &Standing) -> OrderStatus {
+    let at = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    OrderStatus {
+        name: standing.id.to_string(),
+        state: standing.state,
+        fails: standing.fails,
+        problem: standing.problem.clone(),
+        next_at: standing.next_at.map(at),
+        why: standing.why,
     }
 }
 

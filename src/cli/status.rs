@@ -38,7 +38,26 @@ pub(super) fn text(status: &Value) -> String {
         vec![days(certificate), plain(&certificate["name"]), hosts]
     });
     out += &section("Certificates", certificates);
+    out += &orders(status);
     out
+}
+
+/// Certificates that are not as they should be.
+fn orders(status: &Value) -> String {
+    let all = status["orders"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let open: Vec<&Value> = all.iter().filter(|order| order["state"] != "active").collect();
+    let row = |order: &&Value| {
+        let mut about = Vec::new();
+        if order["problem"].is_string() {
+            about.push(plain(&order["problem"]));
+        }
+        match order["next_at"].as_str() {
+            Some(_) => about.push(format!("next try {}", moment(&order["next_at"]))),
+            None => about.push("waits for a change".to_owned()),
+        }
+        vec![plain(&order["name"]), plain(&order["state"]), about.join(", ")]
+    };
+    section("Orders", (open.len(), open.iter().take(LISTED).map(row).collect()))
 }
 
 fn last_reload(last: &Value) -> String {
@@ -58,6 +77,7 @@ fn site(site: &Value) -> Vec<String> {
     let certificate = match site["certificate"].as_str() {
         None => "no certificate".to_owned(),
         Some(found) if found.starts_with("internal:") => "local CA".to_owned(),
+        Some(found) if found.starts_with("acme:") => "ACME".to_owned(),
         Some(_) => format!("certificate {}", plain(&site["certificate"])),
     };
     let hosts = site["hosts"].as_array().into_iter().flatten().map(plain);
@@ -249,6 +269,29 @@ Certificates
         let seen = text(&status);
         assert_eq!(seen, wanted, "{seen}");
         assert!(seen.lines().all(|line| line.chars().count() <= WIDTH), "{seen}");
+    }
+
+    #[test]
+    fn orders_are_told_while_they_are_not_done() {
+        let order = |name: &str, state: &str, problem: Option<&str>, next: Option<&str>| json!({ "name": name, "state": state, "fails": 2, "problem": problem, "next_at": next });
+        let next = Some("2026-07-01T12:10:00Z");
+        let seen = text(&json!({
+            "sites": [{ "name": "a.test", "hosts": ["a.test"], "certificate": "acme:a.test" }],
+            "orders": [
+                order("a.test", "active", None, Some("2026-09-01T12:00:00Z")),
+                order("b.test", "backoff", Some("no route to b.test"), next),
+                order("c.test", "blocked", Some("visit a page"), None),
+            ],
+        }));
+        let wanted = "
+Sites
+  a.test  ACME
+
+Orders
+  b.test  backoff  no route to b.test, next try 2026-07-01 12:10:00 UTC
+  c.test  blocked  visit a page, waits for a change
+";
+        assert!(seen.ends_with(wanted), "{seen}");
     }
 
     #[test]

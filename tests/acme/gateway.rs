@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Client, Connection, Gateway, Pebble, Settings, field};
+use crate::support::{Client, Connection, Gateway, Pebble, Settings, field, within};
 
 /// A gateway whose sites are served, and an authority that probes it. The sockets have to be there
 /// before the authority can be told of them.
@@ -48,6 +48,13 @@ async fn ask(connection: &mut Connection, host: &str) -> u16 {
     let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     connection.send(head.as_bytes()).await.unwrap();
     connection.read_reply(false).await.unwrap().status
+}
+
+/// How certificates stand, by the admin API.
+async fn orders(gateway: &Gateway) -> Vec<Value> {
+    let reply = Client::new(gateway.admin_address()).host("localhost").get("/status").await;
+    let status: Value = serde_json::from_str(&reply.text()).unwrap();
+    status["orders"].as_array().unwrap().clone()
 }
 
 #[tokio::test]
@@ -130,6 +137,20 @@ async fn a_name_that_cannot_be_proven_is_tried_again_and_served_all_the_while() 
     let seconds = field(&line, "seconds").as_i64().unwrap();
     assert!((50..=70).contains(&seconds), "{line}");
     gateway.wait_log(obtained("www.example.net")).await;
+    let (bad, good) = within("both to be told", async {
+        loop {
+            let all = orders(&gateway).await;
+            let of = |name: &str| all.iter().find(|it| it["name"] == name).cloned().unwrap();
+            let (bad, good) = (of("app.example.com"), of("www.example.net"));
+            if bad["state"] == "backoff" && good["state"] == "active" {
+                return (bad, good);
+            }
+        }
+    })
+    .await;
+    assert_eq!((&bad["fails"], &bad["why"]), (&1.into(), &"missing".into()), "{bad}");
+    assert!(bad["problem"].as_str().unwrap().contains("app.example.com"), "{bad}");
+    assert_eq!((&good["fails"], &good["problem"]), (&0.into(), &Value::Null), "{good}");
     let client = gateway.tls_client_of("secure", "app.example.com");
     assert_eq!(client.get("/").await.text(), "app.example.com", "the local CA stands in");
 }

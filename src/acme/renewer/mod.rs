@@ -14,6 +14,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::job::{Done, Job};
 use super::backoff::{Draft, Limits, Pace, Start};
-use super::schedule::{Life, Priority, Why, next_wake, plan, priority};
+use super::schedule::{Life, Plan, Priority, Why, next_wake, plan, priority};
 use super::session::Authority;
 use super::state::{Record, State, Target};
 use super::storage::{CertId, Place, Storage, StoreError};
@@ -64,6 +65,26 @@ pub struct Wanted {
     pub names: Vec<String>,
 }
 
+/// How a certificate stands, for whoever looks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// What it is kept as.
+    pub id: CertId,
+    /// Its [`State`] in one word; `ordering` while an order is under way.
+    pub state: &'static str,
+    /// Failures in a row.
+    pub fails: u32,
+    /// What went wrong last.
+    pub problem: Option<String>,
+    /// When it is ordered next, in seconds since 1970; `None` while that waits for somebody.
+    pub next_at: Option<i64>,
+    /// Why it is ordered then.
+    pub why: &'static str,
+}
+
+/// What the renewer knows of its certificates, replaced whole.
+pub type Standings = Arc<ArcSwap<Vec<Standing>>>;
+
 /// Keeps the certificates of one assignment after the other.
 pub struct Renewer {
     challenges: Arc<Challenges>,
@@ -77,6 +98,7 @@ pub struct Renewer {
     /// Questions under way.
     questions: usize,
     jobs: JoinSet<Finished>,
+    standings: Standings,
 }
 
 /// A certificate, and what is known of it.
@@ -108,12 +130,13 @@ struct Turn {
 }
 
 impl Renewer {
-    /// A task for whatever comes through `assignments`.
+    /// A task for whatever comes through `assignments`, which tells `standings` how they stand.
     #[must_use]
     pub fn new(
         challenges: Arc<Challenges>,
         install: Arc<Install>,
         assignments: watch::Receiver<Option<Arc<Assignment>>>,
+        standings: Standings,
     ) -> Self {
         Self {
             challenges,
@@ -125,6 +148,7 @@ impl Renewer {
             pace: Pace::new(now()),
             questions: 0,
             jobs: JoinSet::new(),
+            standings,
         }
     }
 
@@ -197,9 +221,9 @@ impl Renewer {
     /// What is to be done at `now`.
     fn look(&mut self, now: i64) -> Turn {
         let mut turn = Turn { wake: i64::MAX, ..Turn::default() };
-        let Some(present) = &self.present else { return turn };
-        let renew_before = present.acme.renew_before.map(seconds);
-        for (id, managed) in self.managed.iter_mut().filter(|(_, managed)| !managed.is_busy) {
+        let mut standings = Vec::with_capacity(self.managed.len());
+        let renew_before = self.present.as_ref().and_then(|it| it.acme.renew_before).map(seconds);
+        for (id, managed) in &mut self.managed {
             if managed.life.as_ref().is_some_and(|life| life.is_expired(now)) {
                 managed.record.expired(now);
             }
@@ -212,6 +236,10 @@ impl Renewer {
             let limited = self.limits.parks(&draft, now).map(|(_, until)| until);
             let parked =
                 [record.parked_until(), limited, managed.again_at].into_iter().flatten().max();
+            standings.push(Standing::new(id, managed, &plan, parked));
+            if managed.is_busy {
+                continue;
+            }
             if plan.is_due(now) && parked.is_none_or(|until| until <= now) {
                 turn.due.push((priority(&facts, now), id.clone(), plan.why));
             } else if record.ari.as_ref().is_some_and(|ari| ari.next_poll <= now) {
@@ -221,6 +249,7 @@ impl Renewer {
             }
         }
         turn.due.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        self.standings.store(Arc::new(standings));
         turn
     }
 
@@ -315,6 +344,22 @@ impl Renewer {
         let target = std::mem::take(&mut managed.record.target);
         managed.record = record;
         managed.record.configure(target, now());
+    }
+}
+
+impl Standing {
+    fn new(id: &CertId, managed: &Managed, plan: &Plan, parked: Option<i64>) -> Self {
+        let record = &managed.record;
+        let is_ordering = managed.is_busy && plan.at <= now();
+        let at = plan.at.max(parked.unwrap_or(plan.at));
+        Self {
+            id: id.clone(),
+            state: if is_ordering { State::Ordering.as_str() } else { record.state.as_str() },
+            fails: record.fails,
+            problem: record.last_problem.as_ref().map(|problem| problem.detail.clone()),
+            next_at: (at < i64::MAX).then_some(at),
+            why: plan.why.as_str(),
+        }
     }
 }
 
