@@ -51,7 +51,7 @@ async fn every_kind_of_call_passes_over_tls() {
 
 #[tokio::test]
 async fn a_backend_that_is_down_is_told_as_unavailable() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::closed().port();
     let gateway = gateway(&format!("127.0.0.1:{port}")).await;
     let address = gateway.address("web").to_string();
     let told = Peer::run("grpc_peer.py", &["client", &address]).await;

@@ -468,7 +468,7 @@ async fn requests_beyond_the_limit_get_503() {
 
 #[tokio::test]
 async fn answers_without_a_body_end_their_stream() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::closed().port();
     let gateway = gateway(&format!("http://127.0.0.1:{port}"), "").await;
     for method in ["HEAD", "GET", "POST"] {
         let steps = json!([{"request": request(1, method, "/")}, {"wait": "end", "stream": 1}]);

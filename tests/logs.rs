@@ -167,7 +167,7 @@ async fn an_access_line_is_complete() {
 
 #[tokio::test]
 async fn a_failed_backend_is_named_with_its_reason_and_the_request() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = crate::support::closed();
     let gateway = gateway(&format!("http://{closed}"), "").await;
     let reply = gateway.client_of("web").host("app.test").get("/x").await;
     assert_eq!(reply.status, 502);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Answer, Client, Gateway, Origin, Program, in_repository, within};
+use crate::support::{Answer, Client, Gateway, Origin, Program, closed, in_repository, within};
 
 /// A gateway before `origin`, over http and https, and a server that nobody listens at.
 async fn gateway(origin: &Origin) -> Gateway {
@@ -28,12 +28,12 @@ upstreams:
   gone: { servers: "http://GONE" }
 "#
         .replace("ORIGIN", &origin.url())
-        .replace("GONE", &unused().to_string()),
+        .replace("GONE", &closed().to_string()),
     )
     .await
 }
 
-/// An address that refuses connections.
+/// An address for a program that cannot tell where it listens.
 fn unused() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -130,7 +130,7 @@ async fn a_response_s_hop_by_hop_fields_end_here_as_well() {
 
 #[tokio::test]
 async fn an_error_answer_has_the_form_the_client_reads_and_no_inner_detail() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = crate::support::closed();
     let gateway = front(&format!("http://{nobody}")).await;
     for (fields, kind) in [
         ("Accept: text/html,*/*;q=0.8\r\n", "text/html"),

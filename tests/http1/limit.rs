@@ -127,7 +127,7 @@ async fn an_answer_of_ours_never_makes_up_for_a_broken_one_behind_it() {
         Answer::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour".to_vec())
     })
     .await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = crate::support::closed();
     let yaml = config(&origin.url(), "", "").replace(
         "{ upstream: app }",
         &format!(

@@ -15,7 +15,7 @@ const TOKEN: &str = "s3cr3t-admin-token-0123456789";
 
 /// The configuration, with secrets in it as operators write them: in place and from a file.
 fn yaml(level: &str, format: &str, h1: &str, h2: &str) -> String {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = crate::support::closed();
     format!(
         r#"
 listeners:

@@ -14,8 +14,11 @@ mod program;
 mod stage;
 mod wire;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 pub(crate) use client::{Client, Connection, Reply};
 pub(crate) use gateway::Gateway;
@@ -36,6 +39,16 @@ pub(crate) async fn within<F: Future>(what: &str, event: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("no {what} within {PATIENCE:?}"),
     }
+}
+
+/// An address of this machine that refuses connections. Nobody else gets it while the test's process
+/// lives, for its socket is bound, but does not listen.
+pub(crate) fn closed() -> SocketAddr {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// A path inside the repository.

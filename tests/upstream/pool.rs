@@ -4,13 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{config, front};
-use crate::support::{Answer, Gateway, Origin, Peer, Stage, field, within};
+use crate::support::{Answer, Gateway, Origin, Peer, Stage, closed, field, within};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn nobody() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 /// One server at this address.
 fn one(address: SocketAddr, more: &str) -> String {
@@ -240,7 +236,7 @@ async fn an_http2_connection_that_carries_an_identity_is_nobody_elses() {
 async fn a_refused_connection_is_tried_once_more_elsewhere_whatever_the_method() {
     let origin = Origin::start().await;
     let pool =
-        format!("servers: [\"http://{}\", \"{}\"], balance: round_robin", nobody(), origin.url());
+        format!("servers: [\"http://{}\", \"{}\"], balance: round_robin", closed(), origin.url());
     let gateway = front(&pool).await;
     for _ in 0..4 {
         assert_eq!(gateway.client().send("POST", "/", "", b"once").await.status, 200);
@@ -255,9 +251,9 @@ async fn two_refusals_are_an_answer() {
     let origin = Origin::start().await;
     let servers = format!(
         "servers: [\"http://{}\", \"http://{}\", \"http://{}\"], balance: round_robin",
-        nobody(),
-        nobody(),
-        nobody()
+        closed(),
+        closed(),
+        closed()
     );
     let gateway = front(&servers).await;
     assert_eq!(gateway.client().get("/").await.status, 502);
