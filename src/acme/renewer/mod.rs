@@ -203,11 +203,13 @@ impl Renewer {
         let Ok(found) = read.await else { return };
         for (id, mut read) in found {
             if let Some(known) = known.get(&id) {
+                // Another process may have renewed it since the configuration was prepared. What
+                // was known before is served already, or something newer that could not be saved.
+                let is_known = known.life.as_ref().is_none_or(|life| read.managed.is_about(life));
+                if let (false, Some(certificate)) = (is_known, read.certificate) {
+                    (self.install)(&id, certificate);
+                }
                 read.managed.go_on_from(known, change, now());
-            }
-            // Another process may have renewed it since the configuration was prepared.
-            if let Some(certificate) = read.certificate {
-                (self.install)(&id, certificate);
             }
             self.managed.insert(id, read.managed);
         }
@@ -448,6 +450,11 @@ impl Managed {
             self.record = known.record.clone();
             self.forgive(change, now);
         }
+    }
+
+    /// Whether the certificate with this life is the one on disk.
+    fn is_about(&self, life: &Life) -> bool {
+        self.life.as_ref().is_some_and(|present| present.tag() == life.tag())
     }
 
     fn unknown(target: Target, now: i64) -> Self {
