@@ -1,21 +1,23 @@
 //! One try to have a certificate: the lock, a second look at the disk, the order, the save.
 
+mod error;
+
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+pub(super) use self::error::JobError;
+use self::error::texts;
 use super::{Assignment, now};
-use crate::acme::account::AccountError;
-use crate::acme::backoff;
 use crate::acme::dns::Dns;
 use crate::acme::journal::Journal;
 use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
-use crate::acme::problem::{Kind, Problem, Scope};
+use crate::acme::problem::{Kind, Problem};
 use crate::acme::schedule::{Life, Why, plan};
 use crate::acme::session::Session;
-use crate::acme::state::{LastProblem, OutOfTurn, Record, Target};
+use crate::acme::state::{LastProblem, Record, Target};
 use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
-use crate::acme::time::{DAY, HOUR, MINUTE, seconds, unix};
+use crate::acme::time::{DAY, HOUR, MINUTE, seconds};
 use crate::config::acme::{ChallengeKind, DnsProvider};
 use crate::tls::{Certificate, Challenges};
 
@@ -61,25 +63,6 @@ const LONGEST_ORDER: i64 = 2 * DAY;
 
 /// Longest time that a rate limit is believed to last, as for other failures.
 const LONGEST_LIMIT: i64 = 7 * DAY;
-
-/// Why there is no certificate.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum JobError {
-    #[error("cannot keep certificates")]
-    Store(#[from] StoreError),
-    #[error("there is no account at the certificate authority")]
-    Account(#[from] AccountError),
-    #[error("the certificate authority has lost the account twice in a day")]
-    AccountLost,
-    #[error("the key of `eab` is no base64")]
-    Binding,
-    #[error(transparent)]
-    Order(Box<OrderError>),
-    #[error("a step was taken out of turn")]
-    Turn(#[from] OutOfTurn),
-    #[error("interrupted")]
-    Interrupted,
-}
 
 impl Job {
     pub(super) async fn run(self) -> Done {
@@ -360,67 +343,6 @@ impl Job {
     }
 }
 
-impl JobError {
-    /// What the authority said, if it said something.
-    pub(super) fn problem(&self) -> Option<&Problem> {
-        match self {
-            Self::Order(error) => error.problem(),
-            Self::Account(error) => error.call()?.problem(),
-            _ => None,
-        }
-    }
-
-    fn is_permanent(&self) -> bool {
-        match self {
-            Self::Order(error) => error.is_permanent(),
-            Self::Account(error) => error.call().is_some_and(|call| call.is_permanent()),
-            Self::Binding => true,
-            _ => false,
-        }
-    }
-
-    /// In seconds from now.
-    fn retry_after(&self) -> Option<i64> {
-        let at = match self {
-            Self::Order(error) => error.retry_after(),
-            Self::Account(error) => error.call()?.retry_after(),
-            _ => None,
-        };
-        at.map(|at| unix(at) - now())
-    }
-
-    fn limited_scope(&self, target: &Target) -> backoff::Scope {
-        let scope = self.problem().map(Problem::scope);
-        match scope {
-            Some(Scope::Names(names)) if names.len() == 1 => {
-                backoff::Scope::Domain(names.into_iter().next().unwrap_or_default())
-            }
-            Some(Scope::Account | Scope::Authority) => backoff::Scope::Authority,
-            _ => backoff::Scope::Set(crate::acme::schedule::set_id(&target.names)),
-        }
-    }
-
-    fn last_problem(&self) -> LastProblem {
-        let kind = self.problem().map_or_else(|| "local".to_owned(), |it| it.r#type.clone());
-        let names = match self {
-            Self::Order(error) => error.bad_names(),
-            _ => Vec::new(),
-        };
-        LastProblem { at: now(), kind, detail: texts(self), names }
-    }
-}
-
-/// An error with its causes, in one line.
-fn texts(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Does `work` where it may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -429,139 +351,4 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use bytes::Bytes;
-    use http::Request as Asked;
-
-    use super::*;
-    use crate::acme::http::{RequestError, Sending, Transport};
-    use crate::acme::session::Authority;
-    use crate::acme::state::State;
-    use crate::acme::storage::Storage;
-    use crate::config;
-
-    /// An authority that nobody reaches, and how often it was tried.
-    #[derive(Default)]
-    struct Nobody(Arc<AtomicUsize>);
-
-    impl Transport for Nobody {
-        fn send(&self, request: Asked<Bytes>) -> Sending {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async move { Err(RequestError::Url(request.uri().to_string())) })
-        }
-    }
-
-    struct Scene {
-        job: Job,
-        asked: Arc<AtomicUsize>,
-        storage: Storage,
-        _directory: tempfile::TempDir,
-    }
-
-    /// A job that was planned when there was no certificate.
-    fn scene() -> Scene {
-        crate::tls::install();
-        let directory = tempfile::tempdir().unwrap();
-        let storage = Storage::open(directory.path()).unwrap();
-        let text = "sites: { a.example.com: { upstream: \"http://b\" } }\nacme: {}\n";
-        let loaded = config::from_text("gateway.yaml", text, std::path::Path::new("")).unwrap();
-        let nobody = Nobody::default();
-        let asked = Arc::clone(&nobody.0);
-        let acme = loaded.config.acme.unwrap();
-        let target = Target::new(vec!["a.example.com".into()], &acme.directory, None);
-        let authority = Authority::new(acme.directory.as_str(), Arc::new(nobody));
-        let present = Assignment { acme, storage: storage.clone(), authority, wanted: Vec::new() };
-        let job = Job {
-            present: Arc::new(present),
-            challenges: Arc::default(),
-            id: CertId::new("a.example.com"),
-            known: Record::new(target.clone(), now()),
-            target,
-            replaces: None,
-            why: Why::Missing,
-        };
-        Scene { job, asked, storage, _directory: directory }
-    }
-
-    impl Scene {
-        /// As another process saves a certificate.
-        fn save(&self) -> Record {
-            let made = rcgen::generate_simple_self_signed(["a.example.com".to_owned()]).unwrap();
-            let meta = Meta { target: self.job.target.clone(), saved_at: now(), ..Meta::default() };
-            let key_pem = Secret(made.signing_key.serialize_pem());
-            let pair = Pair { key_pem, chain_pem: made.cert.pem(), meta };
-            let lock = self.storage.lock(&self.job.id).unwrap().unwrap();
-            let saved = self.storage.save(Place::Live, &lock, &pair).unwrap();
-            let mut record = Record::new(self.job.target.clone(), now());
-            record.due(Why::Missing, now());
-            record.ordering(now()).unwrap();
-            record.installing(now()).unwrap();
-            record.installed(&Life::of(&saved.certificate.leaf), true, now()).unwrap();
-            self.storage.keep_record(&lock, &record).unwrap();
-            record
-        }
-    }
-
-    #[tokio::test]
-    async fn what_another_process_has_renewed_is_taken_over_and_not_ordered() {
-        let scene = scene();
-        let written = scene.save();
-        let done = scene.job.run().await;
-        assert!(done.certificate.is_some(), "{:?}", done.record);
-        assert_eq!(done.record.unwrap().certificate, written.certificate);
-        assert_eq!(scene.asked.load(Ordering::Relaxed), 0, "the authority is left alone");
-    }
-
-    #[tokio::test]
-    async fn what_another_process_has_learnt_of_a_failure_is_believed() {
-        let mut scene = scene();
-        scene.job.known.since -= 10;
-        let mut record = scene.job.known.clone();
-        let problem = LastProblem { kind: "dns".into(), ..LastProblem::default() };
-        record.failed("a.example.com", problem, None, None, now());
-        let lock = scene.storage.lock(&scene.job.id).unwrap().unwrap();
-        scene.storage.keep_record(&lock, &record).unwrap();
-        drop(lock);
-        let done = scene.job.run().await;
-        assert_eq!(done.record.unwrap().state, record.state);
-        assert_eq!(scene.asked.load(Ordering::Relaxed), 0);
-    }
-
-    #[tokio::test]
-    async fn failures_add_up_where_nothing_can_be_written() {
-        let mut scene = scene();
-        for fails in 1..4 {
-            // As if what was written were lost.
-            let done = Job { known: scene.job.known.clone(), ..scene.job.again() }.run().await;
-            let record = done.record.unwrap();
-            assert_eq!(record.fails, fails);
-            assert!(matches!(record.state, State::Backoff { .. }), "{:?}", record.state);
-            scene.job.known = Record { since: record.since + 1, ..record };
-        }
-        assert!(scene.asked.load(Ordering::Relaxed) >= 3);
-    }
-
-    #[tokio::test]
-    async fn one_that_is_busy_elsewhere_waits() {
-        let scene = scene();
-        let _lock = scene.storage.lock(&scene.job.id).unwrap().unwrap();
-        let done = scene.job.again().run().await;
-        assert!(done.is_elsewhere && done.record.is_none());
-    }
-
-    impl Job {
-        fn again(&self) -> Self {
-            Self {
-                present: Arc::clone(&self.present),
-                challenges: Arc::clone(&self.challenges),
-                id: self.id.clone(),
-                target: self.target.clone(),
-                known: self.known.clone(),
-                replaces: None,
-                why: self.why,
-            }
-        }
-    }
-}
+mod tests;

@@ -7,25 +7,28 @@
 
 mod account;
 mod job;
+mod managed;
 mod poll;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::job::{Done, Job};
+use self::managed::{Change, Managed, read_all};
+pub use self::standing::{Standing, Standings};
 use super::backoff::{Draft, Limits, Pace, Start};
-use super::schedule::{Life, Plan, Priority, Why, next_wake, plan, priority};
+use super::schedule::{Life, Priority, Why, next_wake, plan, priority};
 use super::session::Authority;
-use super::state::{Record, State, Target};
-use super::storage::{CertId, Place, Storage, StoreError};
+use super::state::{State, Target};
+use super::storage::{CertId, Storage};
 use super::time::{seconds, unix};
 use crate::config::acme::Acme;
 use crate::tls::issued;
@@ -65,26 +68,6 @@ pub struct Wanted {
     pub names: Vec<String>,
 }
 
-/// How a certificate stands, for whoever looks.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Standing {
-    /// What it is kept as.
-    pub id: CertId,
-    /// Its [`State`] in one word; `ordering` while an order is under way.
-    pub state: &'static str,
-    /// Failures in a row.
-    pub fails: u32,
-    /// What went wrong last.
-    pub problem: Option<String>,
-    /// When it is ordered next, in seconds since 1970; `None` while that waits for somebody.
-    pub next_at: Option<i64>,
-    /// Why it is ordered then.
-    pub why: &'static str,
-}
-
-/// What the renewer knows of its certificates, replaced whole.
-pub type Standings = Arc<ArcSwap<Vec<Standing>>>;
-
 /// Keeps the certificates of one assignment after the other.
 pub struct Renewer {
     challenges: Arc<Challenges>,
@@ -99,19 +82,6 @@ pub struct Renewer {
     questions: usize,
     jobs: JoinSet<Finished>,
     standings: Standings,
-}
-
-/// A certificate, and what is known of it.
-#[derive(Debug)]
-struct Managed {
-    record: Record,
-    life: Option<Life>,
-    /// What RFC 9773 §4.1 names it by.
-    renewal_id: Option<String>,
-    /// A job is at it.
-    is_busy: bool,
-    /// Not to be touched before.
-    again_at: Option<i64>,
 }
 
 /// What a job came to.
@@ -346,120 +316,6 @@ impl Renewer {
         let target = std::mem::take(&mut managed.record.target);
         managed.record = record;
         managed.record.configure(target, now());
-    }
-}
-
-impl Standing {
-    fn new(id: &CertId, managed: &Managed, plan: &Plan, parked: Option<i64>) -> Self {
-        let record = &managed.record;
-        let is_ordering = managed.is_busy && plan.at <= now();
-        let at = plan.at.max(parked.unwrap_or(plan.at));
-        Self {
-            id: id.clone(),
-            state: if is_ordering { State::Ordering.as_str() } else { record.state.as_str() },
-            fails: record.fails,
-            problem: record.last_problem.as_ref().map(|problem| problem.detail.clone()),
-            next_at: (at < i64::MAX).then_some(at),
-            why: plan.why.as_str(),
-        }
-    }
-}
-
-/// What an assignment changes about the one before it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Change {
-    /// There was none: the process has started, or `acme:` is new.
-    Begun,
-    /// How certificates are ordered, so that what failed may succeed.
-    Settings,
-    /// At most which are wanted.
-    None,
-}
-
-/// A certificate as the disk knows it.
-struct Read {
-    managed: Managed,
-    certificate: Option<Certificate>,
-}
-
-/// Every certificate of `present` as the disk knows it.
-fn read_all(present: &Assignment, change: Change, now: i64) -> Vec<(CertId, Read)> {
-    let read = |wanted: &Wanted| {
-        let target = target(present, wanted);
-        let read = Managed::read(&present.storage, &wanted.id, &target, now);
-        let mut read = read.unwrap_or_else(|error| {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(certificate = %wanted.id, error, "could not read what is kept of it");
-            Read { managed: Managed::unknown(target, now), certificate: None }
-        });
-        read.managed.forgive(change, now);
-        (wanted.id.clone(), read)
-    };
-    present.wanted.iter().map(read).collect()
-}
-
-/// What is ordered for `wanted`.
-fn target(present: &Assignment, wanted: &Wanted) -> Target {
-    let Acme { directory, profile, .. } = &present.acme;
-    Target::new(wanted.names.clone(), directory, profile.as_deref())
-}
-
-impl Managed {
-    /// What the disk says. Blocks on it.
-    fn read(storage: &Storage, id: &CertId, target: &Target, now: i64) -> Result<Read, StoreError> {
-        let found = storage.load(Place::Live, id)?.generation;
-        let mut managed = Self::unknown(target.clone(), now);
-        if let Some(record) = storage.record(id)? {
-            managed.record = record;
-        }
-        managed.record.resume(now);
-        managed.record.configure(target.clone(), now);
-        let certificate = found.as_ref().map(|generation| generation.certificate.clone());
-        if let Some(generation) = found {
-            let life = Life::of(&generation.certificate.leaf);
-            let issued = generation.meta.map(|meta| meta.target).unwrap_or_else(|| target.clone());
-            managed.record.found(Some((&issued, &life)), true, now);
-            managed.renewal_id = issued::renewal_id_of(&generation.certificate);
-            managed.life = Some(life);
-        } else {
-            managed.record.found(None, true, now);
-        }
-        if managed.renewal_id.is_none() {
-            // There is no name to ask for it by.
-            managed.record.ari = None;
-        }
-        Ok(Read { managed, certificate })
-    }
-
-    /// Lets what was blocked be tried again where it may succeed now: somebody has changed something,
-    /// or has started the process anew after it. A back-off goes on over a start, or a process that
-    /// is started again and again would ask as often.
-    fn forgive(&mut self, change: Change, now: i64) {
-        let is_blocked = matches!(self.record.state, State::Blocked { .. });
-        if change == Change::Settings || (change == Change::Begun && is_blocked) {
-            self.record.reset(now);
-        }
-    }
-
-    /// Takes over what this process knows better than the disk, which may not be writable.
-    fn go_on_from(&mut self, known: &Self, change: Change, now: i64) {
-        self.is_busy = known.is_busy;
-        self.again_at = known.again_at;
-        let is_newer = known.record.since > self.record.since;
-        if known.record.target == self.record.target && is_newer {
-            self.record = known.record.clone();
-            self.forgive(change, now);
-        }
-    }
-
-    /// Whether the certificate with this life is the one on disk.
-    fn is_about(&self, life: &Life) -> bool {
-        self.life.as_ref().is_some_and(|present| present.tag() == life.tag())
-    }
-
-    fn unknown(target: Target, now: i64) -> Self {
-        let record = Record::new(target, now);
-        Self { record, life: None, renewal_id: None, is_busy: false, again_at: None }
     }
 }
 
