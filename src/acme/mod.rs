@@ -18,3 +18,4 @@ pub mod session;
 pub mod state;
 pub mod storage;
 pub mod time;
+pub mod turns;

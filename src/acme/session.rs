@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::http::{RequestError, Transport};
 use super::problem::{Kind, Problem, Scope};
+use super::time::Clock;
 
 /// A certificate authority.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Authority {
     pub directory: String,
     /// How it is reached.
     pub transport: Arc<dyn Transport>,
+    /// Shows how far its clock is from ours.
+    pub clock: Clock,
 }
 
 /// What an authority can do (RFC 8555 §7.1.1), as far as it concerns us.
@@ -108,7 +111,13 @@ impl Authority {
     /// An authority whose directory is at this URL.
     #[must_use]
     pub fn new(directory: impl Into<String>, transport: Arc<dyn Transport>) -> Self {
-        Self { directory: directory.into(), transport }
+        Self { directory: directory.into(), transport, clock: Clock::default() }
+    }
+
+    /// The same, which tells `clock` its time with each answer.
+    #[must_use]
+    pub fn with_clock(self, clock: &Clock) -> Self {
+        Self { clock: clock.clone(), ..self }
     }
 
     /// Asks what it can do.
@@ -129,6 +138,7 @@ impl Authority {
         let answer = self.transport.send(request).await;
         let answer = answer.map_err(|error| CallError::Unreachable(Box::new(error)))?;
         let answer = Answer::new(answer);
+        answer.tell(&self.clock);
         if let Some(problem) = answer.problem() {
             return Err(CallError::Refused(Box::new(problem)));
         }
@@ -163,13 +173,6 @@ impl Session {
     /// The profiles that the authority offers.
     pub fn profiles(&self) -> impl Iterator<Item = &str> {
         self.account.profiles().map(|profile| profile.name)
-    }
-
-    /// How far the authority's clock is ahead of ours, by its last answer, to the second; `None`
-    /// when it does not say. Negative when it is behind.
-    #[must_use]
-    pub fn clock_ahead(&self) -> Option<i64> {
-        self.answers.last()?.clock_ahead()
     }
 
     /// What an error of instant-acme means, in the light of the answer that it came with.
@@ -238,6 +241,13 @@ impl Answer {
         links.filter_map(|link| alternate(link.to_str().ok()?)).collect()
     }
 
+    /// Tells `clock` what time it is there, if the answer says so.
+    fn tell(&self, clock: &Clock) {
+        if let Some(ahead) = self.clock_ahead() {
+            clock.hear(ahead);
+        }
+    }
+
     fn clock_ahead(&self) -> Option<i64> {
         let date = self.headers.get(header::DATE)?.to_str().ok()?;
         let theirs = httpdate::parse_http_date(date).ok()?;
@@ -293,6 +303,7 @@ impl Answers {
 /// instant-acme's way to the transport. Keeps the last answer.
 pub(super) struct Recording {
     transport: Arc<dyn Transport>,
+    clock: Clock,
     answers: Answers,
 }
 
@@ -300,7 +311,8 @@ impl Recording {
     pub(super) fn new(authority: &Authority) -> (Self, Answers) {
         let answers = Answers::default();
         let transport = Arc::clone(&authority.transport);
-        (Self { transport, answers: answers.clone() }, answers)
+        let clock = authority.clock.clone();
+        (Self { transport, clock, answers: answers.clone() }, answers)
     }
 }
 
@@ -310,6 +322,7 @@ impl instant_acme::HttpClient for Recording {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
         let (transport, answers) = (Arc::clone(&self.transport), self.answers.clone());
+        let clock = self.clock.clone();
         // An answer that does not come must not leave the one before in its place.
         answers.set(None);
         Box::pin(async move {
@@ -322,7 +335,9 @@ impl instant_acme::HttpClient for Recording {
             let answer = answer.map_err(|error| instant_acme::Error::Other(error.into()))?;
             let (head, body) = answer.into_parts();
             let kept = http::Response::from_parts(head.clone(), body.clone());
-            answers.set(Some(Arc::new(Answer::new(kept))));
+            let answer = Answer::new(kept);
+            answer.tell(&clock);
+            answers.set(Some(Arc::new(answer)));
             Ok(BytesResponse { parts: head, body: Box::new(body) })
         })
     }

@@ -4,10 +4,14 @@
 //! calls a method per event and writes the [`Record`] down; every step can be taken again after a
 //! crash, from the order's [`Journal`](super::journal::Journal).
 
+mod setback;
+
 use serde::{Deserialize, Serialize};
 
-use super::backoff::{Draft, Failure, Scope};
+use super::backoff::{Draft, Scope};
 use super::schedule::{Ari, Change, Facts, History, Issuance, Life, Why, set_id};
+use super::turns::Turns;
+pub use setback::Attempt;
 
 /// Where a certificate stands.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -46,6 +50,9 @@ pub enum State {
         until: i64,
         /// What it concerns.
         scope: Scope,
+        /// The directory of the authority whose limit it is.
+        #[serde(default)]
+        directory: String,
     },
     /// Nothing will change unless somebody changes something.
     Blocked {
@@ -80,9 +87,9 @@ pub struct LastProblem {
 pub struct Target {
     /// DNS names in ASCII, `*.` before wildcards, and addresses. Sorted, none twice.
     pub names: Vec<String>,
-    /// The authority's directory.
+    /// The directory of the authority that is asked first.
     pub directory: String,
-    /// The profile that is asked for.
+    /// The profile that it is asked for.
     pub profile: Option<String>,
 }
 
@@ -101,10 +108,14 @@ pub struct Record {
     pub target: Target,
     /// What the certificate in service was ordered as; `None` when there is none.
     pub issued: Option<Target>,
+    /// The directory of the authority that it came from, where that is another than the first.
+    pub issued_by: Option<String>,
     /// [`Life::tag`] of the certificate in service.
     pub certificate: Option<String>,
     /// Failures in a row.
     pub fails: u32,
+    /// How each authority has done since the last success.
+    pub turns: Turns,
     /// The last one, until the next success.
     pub last_problem: Option<LastProblem>,
     /// The certificate in service is known to be revoked.
@@ -115,6 +126,17 @@ pub struct Record {
     pub ari: Option<Ari>,
     /// What was issued in the last seven days.
     pub history: History,
+}
+
+/// A certificate as it lies on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct OnDisk<'a> {
+    /// What it was ordered as.
+    pub target: &'a Target,
+    /// The directory of the authority that it came from, where that is another than the first.
+    pub issued_by: Option<&'a str>,
+    /// Its life.
+    pub life: &'a Life,
 }
 
 /// A step was taken that does not follow from where the certificate stands.
@@ -255,6 +277,7 @@ impl Record {
     /// knows of no such change.
     pub fn reset(&mut self, now: i64) {
         self.fails = 0;
+        self.turns.reset();
         if matches!(self.state, State::Backoff { .. } | State::Blocked { .. }) {
             self.enter(self.resting(), now);
         }
@@ -272,23 +295,25 @@ impl Record {
     /// ordered as, or none. `asks` as in [`installed`](Self::installed). Whether it is another than
     /// before: then somebody renewed it, or this process did before it died, and there is nothing
     /// left to do or to wait for.
-    pub fn found(&mut self, on_disk: Option<(&Target, &Life)>, asks: bool, now: i64) -> bool {
-        let certificate = on_disk.map(|(_, life)| life.tag().to_owned());
+    pub fn found(&mut self, on_disk: Option<OnDisk<'_>>, asks: bool, now: i64) -> bool {
+        let certificate = on_disk.map(|found| found.life.tag().to_owned());
         let is_another = self.certificate != certificate;
         self.certificate = certificate;
-        self.issued = on_disk.map(|(target, _)| target.clone());
+        self.issued = on_disk.map(|found| found.target.clone());
+        self.issued_by = on_disk.and_then(|found| found.issued_by).map(str::to_owned);
         if is_another {
             if let (true, Some(why), Some(_)) = (self.state.is_under_way(), self.why, on_disk) {
                 self.history.note(Issuance { at: now, set: self.set(), why });
             }
             self.is_revoked = false;
             self.fails = 0;
+            self.turns.clear();
             self.why = None;
             self.enter(self.resting(), now);
         }
-        self.ari = on_disk.filter(|_| asks).map(|(_, life)| match self.ari.take() {
-            Some(ari) if ari.certificate == life.tag() => ari,
-            _ => Ari::start(life, now),
+        self.ari = on_disk.filter(|_| asks).map(|found| match self.ari.take() {
+            Some(ari) if ari.certificate == found.life.tag() => ari,
+            _ => Ari::start(found.life, now),
         });
         is_another
     }
@@ -338,54 +363,31 @@ impl Record {
         self.step(follows, State::Installing, now)
     }
 
-    /// The certificate with this life is saved and in service. `asks` says whether its authority
-    /// has renewal information to be asked for.
+    /// The certificate with this life, from the authority with `directory`, is saved and in service.
+    /// `asks` says whether that has renewal information to be asked for.
     ///
     /// # Errors
     /// [`OutOfTurn`] unless it was being installed.
-    pub fn installed(&mut self, life: &Life, asks: bool, now: i64) -> Result<(), OutOfTurn> {
+    pub fn installed(
+        &mut self,
+        life: &Life,
+        directory: &str,
+        asks: bool,
+        now: i64,
+    ) -> Result<(), OutOfTurn> {
         let follows = self.state == State::Installing;
         self.step(follows, State::Active, now)?;
         let why = self.why.take().unwrap_or(Why::Requested);
         self.history.note(Issuance { at: now, set: self.set(), why });
         self.issued = Some(self.target.clone());
+        self.issued_by = (directory != self.target.directory).then(|| directory.to_owned());
         self.certificate = Some(life.tag().to_owned());
         self.ari = asks.then(|| Ari::start(life, now));
         self.fails = 0;
+        self.turns.clear();
         self.last_problem = None;
         self.is_revoked = false;
         Ok(())
-    }
-
-    /// The order failed; the moment of the next try. `left` and `retry_after` as [`Failure`] has
-    /// them.
-    pub fn failed(
-        &mut self,
-        id: &str,
-        problem: LastProblem,
-        left: Option<i64>,
-        retry_after: Option<i64>,
-        now: i64,
-    ) -> i64 {
-        self.fails = self.fails.saturating_add(1);
-        let left = if self.is_revoked { left.map(|_| 0) } else { left };
-        let until = Failure { id, fails: self.fails, left, retry_after }.next_try(now);
-        self.last_problem = Some(problem.clone());
-        self.enter(State::Backoff { fails: self.fails, until, problem }, now);
-        until
-    }
-
-    /// A rate limit was met: no failure of the certificate's, but nothing to be tried before.
-    pub fn limited(&mut self, scope: Scope, until: i64, now: i64) {
-        self.enter(State::Limited { until, scope }, now);
-    }
-
-    /// It fails until somebody changes something.
-    pub fn blocked(&mut self, problem: LastProblem, link: Option<String>, now: i64) {
-        let reason = problem.detail.clone();
-        self.fails = self.fails.saturating_add(1);
-        self.last_problem = Some(problem);
-        self.enter(State::Blocked { reason, link }, now);
     }
 
     /// The certificate in service has ended. What is going on to replace it goes on.
@@ -438,6 +440,17 @@ mod tests {
         Target::new(vec![name.to_owned()], "https://ca/dir", None)
     }
 
+    const DIRECTORY: &str = "https://ca/dir";
+
+    fn attempt(left: Option<i64>) -> Attempt<'static> {
+        let directories = &[DIRECTORY];
+        Attempt { id: "a", directory: DIRECTORY, directories, left, retry_after: None }
+    }
+
+    fn on_disk<'a>(target: &'a Target, life: &'a Life) -> Option<OnDisk<'a>> {
+        Some(OnDisk { target, issued_by: None, life })
+    }
+
     fn problem(detail: &str) -> LastProblem {
         LastProblem { at: 7, kind: "dns".into(), detail: detail.into(), names: vec![] }
     }
@@ -454,7 +467,7 @@ mod tests {
         record.validating(3).unwrap();
         record.finalizing(4).unwrap();
         record.installing(5).unwrap();
-        record.installed(&life(), true, 6).unwrap();
+        record.installed(&life(), DIRECTORY, true, 6).unwrap();
         record
     }
 
@@ -489,7 +502,7 @@ mod tests {
         assert!(record.validating(1).is_err());
         assert!(record.finalizing(1).is_err());
         assert!(record.installing(1).is_err());
-        assert!(record.installed(&life(), true, 1).is_err());
+        assert!(record.installed(&life(), DIRECTORY, true, 1).is_err());
         assert_eq!(record, before);
         assert!(active().ordering(9).is_err());
     }
@@ -506,11 +519,17 @@ mod tests {
         add(&|_| {});
         add(&|record| record.ordering(10).unwrap());
         add(&|record| {
-            record.failed("a", problem("no such name"), Some(DAY), None, 10);
+            record.failed(attempt(Some(DAY)), problem("no such name"), 10);
         });
-        add(&|record| record.limited(Scope::Domain("a.test".into()), 99, 10));
-        add(&|record| record.limited(Scope::Authority, 99, 10));
-        add(&|record| record.blocked(problem("paused"), Some("https://ca/unpause".into()), 10));
+        add(&|record| {
+            record.limited(attempt(None), Scope::Domain("a.test".into()), 99, problem("l"), 10);
+        });
+        add(&|record| {
+            record.limited(attempt(None), Scope::Authority, 99, problem("l"), 10);
+        });
+        add(&|record| {
+            record.blocked(attempt(None), problem("paused"), Some("https://ca/unpause".into()), 10);
+        });
         for record in states {
             let text = serde_json::to_string_pretty(&record).unwrap();
             assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record, "{text}");
@@ -543,7 +562,7 @@ mod tests {
         {
             record.due(Why::Backstop, 100);
             record.ordering(100).unwrap();
-            let until = record.failed("a", problem("x"), Some(30 * DAY), None, 100);
+            let until = record.failed(attempt(Some(30 * DAY)), problem("x"), 100);
             assert!((least..=most).contains(&(until - 100)), "{fails}: {until}");
             assert_eq!((record.parked_until(), record.fails), (Some(until), fails));
         }
@@ -554,11 +573,11 @@ mod tests {
         assert_eq!(record.change(), Some(Change::Names));
         assert_eq!(record.state, State::Active, "the old certificate serves on");
         let mut limited = active();
-        limited.limited(Scope::Authority, 500, 100);
+        limited.limited(attempt(None), Scope::Authority, 500, problem("l"), 100);
         limited.reset(200);
         assert_eq!(limited.parked_until(), Some(500), "the authority has not forgotten");
         let mut blocked = Record::new(target("a.test"), 0);
-        blocked.blocked(problem("needs a key"), None, 5);
+        blocked.blocked(attempt(None), problem("needs a key"), None, 5);
         assert_eq!(blocked.parked_until(), Some(i64::MAX));
         blocked.reset(6);
         assert_eq!(blocked.state, State::Missing);
@@ -576,17 +595,19 @@ mod tests {
         record.expired(14);
         record.revoked(14);
         assert_eq!(record.state, State::Ordering);
-        let until = record.failed("a", problem("x"), Some(60 * DAY), None, 100);
+        let until = record.failed(attempt(Some(60 * DAY)), problem("x"), 100);
         assert!(until < 200);
-        record.fails = 7;
-        let until = record.failed("a", problem("x"), Some(60 * DAY), None, 0);
+        for _ in 0..5 {
+            record.turns.failed(DIRECTORY, 0);
+        }
+        let until = record.failed(attempt(Some(60 * DAY)), problem("x"), 0);
         assert!(until <= 110 * MINUTE, "as urgent as an expired one: {until}");
         record.reset(200);
         assert_eq!(record.state, State::Revoked);
         record.due(Why::Revoked, 201);
         record.ordering(201).unwrap();
         record.installing(202).unwrap();
-        record.installed(&life(), false, 203).unwrap();
+        record.installed(&life(), DIRECTORY, false, 203).unwrap();
         assert_eq!((record.is_revoked, record.ari, record.last_problem), (false, None, None));
     }
 
@@ -594,17 +615,17 @@ mod tests {
     fn what_lies_on_disk_decides_whether_it_is_missing() {
         let (own, other) = (target("a.test"), target("b.test"));
         let mut record = Record::new(target("a.test"), 0);
-        assert!(record.found(Some((&own, &life())), true, 5));
+        assert!(record.found(on_disk(&own, &life()), true, 5));
         assert_eq!((&record.state, record.since), (&State::Active, 5));
         let ari = record.ari.clone().unwrap();
-        assert!(!record.found(Some((&own, &life())), true, 6), "the same");
+        assert!(!record.found(on_disk(&own, &life()), true, 6), "the same");
         assert_eq!(record.ari, Some(ari));
         record.expired(7);
-        record.found(Some((&own, &life())), false, 8);
+        record.found(on_disk(&own, &life()), false, 8);
         assert_eq!((&record.state, &record.ari), (&State::Expired, &None));
         record.found(None, true, 9);
         assert_eq!((&record.state, &record.ari), (&State::Missing, &None));
-        record.found(Some((&other, &life())), true, 10);
+        record.found(on_disk(&other, &life()), true, 10);
         assert_eq!(record.change(), Some(Change::Names));
     }
 
@@ -613,15 +634,15 @@ mod tests {
         let newer = Life::new(60 * DAY, 150 * DAY, b"2");
         let mut waiting = active();
         waiting.due(Why::Backstop, 10);
-        waiting.failed("a", problem("x"), Some(DAY), None, 10);
-        assert!(waiting.found(Some((&target("a.test"), &newer)), true, 20));
+        waiting.failed(attempt(Some(DAY)), problem("x"), 10);
+        assert!(waiting.found(on_disk(&target("a.test"), &newer), true, 20));
         assert_eq!((&waiting.state, waiting.fails), (&State::Active, 0));
         assert_eq!(waiting.history.issuances().len(), 1, "whoever renewed it noted it");
         let mut died = active();
         died.due(Why::Backstop, 10);
         died.ordering(10).unwrap();
         died.installing(10).unwrap();
-        assert!(died.found(Some((&target("a.test"), &newer)), true, 20));
+        assert!(died.found(on_disk(&target("a.test"), &newer), true, 20));
         assert_eq!((&died.state, died.history.issuances().len()), (&State::Active, 2));
     }
 
@@ -638,10 +659,58 @@ mod tests {
             (Scope::Set(set), "a.test", "https://ca/dir", true),
         ] {
             let mut record = active();
-            record.limited(scope.clone(), 500, 100);
+            record.limited(attempt(None), scope.clone(), 500, problem("l"), 100);
             record.configure(Target::new(vec![name.into()], directory, None), 200);
             assert_eq!(record.parked_until().is_some(), stays, "{scope:?} {name} {directory}");
         }
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_written_waits_no_longer_for_it() {
+        let ahead = 300 * DAY;
+        let mut record = active();
+        record.due(Why::Backstop, ahead);
+        record.ordering(ahead).unwrap();
+        let until = record.failed(attempt(Some(60 * DAY)), problem("x"), ahead);
+        let mut again = record.clone();
+        again.mistrust_future(ahead - 30);
+        assert_eq!(again, record, "clocks differ by seconds");
+        record.mistrust_future(1000);
+        assert_eq!(record.parked_until(), Some(1000 + until - ahead));
+        assert_eq!(record.since, 1000);
+    }
+
+    #[test]
+    fn another_authority_is_asked_after_three_failures_or_a_refusal() {
+        let directories = &[DIRECTORY, "https://other/dir"];
+        let at = |directory| Attempt { directory, directories, ..attempt(Some(60 * DAY)) };
+        let mut record = active();
+        for _ in 0..2 {
+            record.failed(at(DIRECTORY), problem("x"), 0);
+        }
+        assert_eq!(record.turns.next(directories, 0).directory, DIRECTORY);
+        assert_eq!(record.failed(at(DIRECTORY), problem("x"), 0), MINUTE);
+        assert_eq!(record.turns.next(directories, MINUTE).directory, "https://other/dir");
+        let until = record.failed(at("https://other/dir"), problem("x"), 100);
+        assert!(until < 100 + 2 * MINUTE, "its first failure: {until}");
+        let mut record = active();
+        assert_eq!(record.blocked(at(DIRECTORY), problem("x"), None, 5), Some(5));
+        assert_eq!(record.state.as_str(), "backoff");
+        assert_eq!(record.blocked(at("https://other/dir"), problem("x"), None, 6), None);
+        assert_eq!(record.state.as_str(), "blocked");
+        let mut record = active();
+        let set = Scope::Set("s".into());
+        assert_eq!(record.limited(at(DIRECTORY), set, 500, problem("x"), 5), None);
+        assert_eq!(record.state.as_str(), "limited", "its own limit is nobody else's affair");
+        assert_eq!(record.limited(at(DIRECTORY), Scope::Authority, 500, problem("x"), 5), Some(5));
+        record.due(Why::Backstop, 6);
+        record.ordering(6).unwrap();
+        record.installing(6).unwrap();
+        record.installed(&life(), "https://other/dir", true, 7).unwrap();
+        assert_eq!(
+            (record.issued_by.as_deref(), record.change()),
+            (Some("https://other/dir"), None)
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Moments and spans as the certificate manager counts them: whole seconds, moments since 1970.
 //!
 //! What is persisted and what authorities say is in these terms already, and a test can write them
-//! down. No clock is read here.
+//! down. Only [`Clock`] reads one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A minute, in seconds.
@@ -21,6 +23,12 @@ pub fn unix(time: SystemTime) -> i64 {
     }
 }
 
+/// Seconds until `time` by our clock, negative when it has passed.
+#[must_use]
+pub fn until(time: SystemTime) -> i64 {
+    unix(time).saturating_sub(unix(SystemTime::now()))
+}
+
 /// `span` in whole seconds, saturating.
 #[must_use]
 pub fn seconds(span: Duration) -> i64 {
@@ -33,6 +41,32 @@ pub fn seconds(span: Duration) -> i64 {
 #[must_use]
 pub fn judged_now(now: i64, skew: i64) -> i64 {
     if skew.saturating_abs() > HOUR { now.saturating_add(skew) } else { now }
+}
+
+/// The clock that certificates are judged by. Cheap to clone; all clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    /// How far the authority's clock is ahead of ours, in seconds, by what it said last.
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock {
+    /// The present moment, as [`judged_now`] has it.
+    #[must_use]
+    pub fn now(&self) -> i64 {
+        judged_now(unix(SystemTime::now()), self.ahead())
+    }
+
+    /// How far the authority's clock is ahead of ours, in seconds; below zero when it is behind.
+    #[must_use]
+    pub fn ahead(&self) -> i64 {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    /// The authority has told its time.
+    pub fn hear(&self, ahead: i64) {
+        self.ahead.store(ahead, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

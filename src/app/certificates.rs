@@ -7,13 +7,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::acme::http::Client;
-use crate::acme::renewer::{Assignment, Renewer, Standings, Wanted};
+use crate::acme::renewer::{Assignment, Renewer, Source, Standings, Wanted};
 use crate::acme::session::Authority;
 use crate::acme::storage::{CertId, Place, Storage, StoreError};
+use crate::acme::time::Clock;
 use crate::config::Config;
-use crate::config::acme::UntilIssued;
+use crate::config::acme::{self, Acme, UntilIssued};
 use crate::config::site::{self, Site, SiteCertificate};
 use crate::net::HostPattern;
+use crate::tls::certificate::sha256;
 use crate::tls::pem::{self, LoadError};
 use crate::tls::{
     CertStore, Certificate, ClientConfigError, Entry, LocalCa, LocalCaError, OnDemand, SystemRoots,
@@ -155,17 +157,29 @@ fn assign(
         let found = storage.load(Place::Live, &one.id).ok().and_then(|found| found.generation);
         one.obtained = found.map(|generation| generation.certificate);
     }
-    let tls = client_config::authority(acme.directory_ca.as_deref(), &SystemRoots::load());
-    let tls = tls.map_err(CertificatesError::Authority)?;
-    let client = Arc::new(Client::new(tls, Default::default()));
     let wanted = managed.iter().map(|one| Wanted {
         id: one.id.clone(),
         names: one.patterns.iter().map(ToString::to_string).collect(),
     });
-    let authority = Authority::new(acme.directory.as_str(), client);
     let wanted = wanted.collect();
-    let assignment = Assignment { acme: acme.clone(), storage, authority, wanted };
+    let clock = Clock::default();
+    let sources = sources(acme, &clock)?;
+    let assignment = Assignment { acme: acme.clone(), storage, sources, clock, wanted };
     Ok((managed, Some(Arc::new(assignment))))
+}
+
+/// The authorities of `acme`, in the order of preference.
+fn sources(acme: &Acme, clock: &Clock) -> Result<Vec<Source>, CertificatesError> {
+    let roots = SystemRoots::load();
+    let source = |settings: &acme::Authority| {
+        let ca = settings.directory_ca.as_deref();
+        let tls = client_config::authority(ca, &roots).map_err(CertificatesError::Authority)?;
+        let client = Arc::new(Client::new(tls, Default::default()));
+        let authority = Authority::new(settings.directory.as_str(), client).with_clock(clock);
+        let ca_digest = ca.and_then(|ca| std::fs::read(ca).ok()).map(|text| sha256(&text));
+        Ok(Source { settings: settings.clone(), authority, ca_digest })
+    };
+    acme.authorities().map(source).collect()
 }
 
 /// The entries of `certificates:`, from their files.

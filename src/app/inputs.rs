@@ -29,7 +29,8 @@ impl Inputs {
         let certificates =
             loaded.config.certificates.iter().flat_map(|one| [&*one.chain, &*one.key]);
         let values = loaded.files.iter().map(PathBuf::as_path);
-        let authority = loaded.config.acme.iter().filter_map(|acme| acme.directory_ca.as_deref());
+        let authorities = loaded.config.acme.iter().flat_map(|acme| acme.authorities());
+        let authority = authorities.filter_map(|authority| authority.directory_ca.as_deref());
         let named =
             file.into_iter().chain(authority).chain(certificates).chain(pools).chain(values);
         let known = |path: &Path| before.0.get(path).copied();

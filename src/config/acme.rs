@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::diagnostic::quoted;
-use super::grammar_acme::{ACME, DNS, EAB};
+use super::diagnostic::{Span, quoted};
+use super::grammar_acme::{ACME, DNS, EAB, FALLBACK};
 use super::keys::Keys;
 use super::reading::{Reading, shown};
 use super::tree::{Map, Node};
@@ -22,10 +22,11 @@ pub const LETSENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.
 pub struct Acme {
     /// Where the authority writes to.
     pub email: Option<String>,
-    /// The https URL of its directory. Default [`LETSENCRYPT`].
-    pub directory: String,
-    /// PEM file of a CA that is trusted for the directory, beside the system's.
-    pub directory_ca: Option<PathBuf>,
+    /// Where certificates come from.
+    pub authority: Authority,
+    /// Where else, in this order, when they do not come from there. Each directory once, and not that
+    /// of `authority`.
+    pub fallback: Vec<Authority>,
     /// Never empty; [`ChallengeKind::Dns01`] only with `dns`.
     pub challenges: Vec<ChallengeKind>,
     /// Who puts records into the DNS.
@@ -33,18 +34,27 @@ pub struct Acme {
     /// How long before its end a certificate is renewed. Default 30 d, or a third of its lifetime where
     /// that is shorter.
     pub renew_before: Option<Duration>,
+    /// What keys are made. Default P-256.
+    pub key_type: KeyType,
+    /// What a name without a certificate yet is served with. Default the local CA's.
+    pub until_issued: UntilIssued,
+}
+
+/// A certificate authority, and what is asked of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Authority {
+    /// The https URL of its directory. Default [`LETSENCRYPT`].
+    pub directory: String,
+    /// PEM file of a CA that is trusted for the directory, beside the system's.
+    pub directory_ca: Option<PathBuf>,
     /// The authority's profile to ask for.
     pub profile: Option<String>,
     /// Whether an authority without that profile is refused. Default false.
     pub require_profile: bool,
     /// The common name of the topmost issuer of the chain to take.
     pub preferred_chain: Option<String>,
-    /// What keys are made. Default P-256.
-    pub key_type: KeyType,
     /// The account at the authority that this one belongs to.
     pub eab: Option<ExternalAccount>,
-    /// What a name without a certificate yet is served with. Default the local CA's.
-    pub until_issued: UntilIssued,
 }
 
 /// How a name is proven.
@@ -98,11 +108,53 @@ impl Acme {
     pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
         let mut keys = map.keys(&ACME, reading);
         let email = keys.read("email", read_email);
-        let directory = keys.read("directory", read_directory);
-        let directory_ca = keys.read("directory_ca", value::path);
+        let authority = Authority::read(&mut keys);
+        let fallback = keys.list("fallback", |node, reading| {
+            value::map(node, reading, |map, reading| {
+                let mut keys = map.keys(&FALLBACK, reading);
+                let authority = Authority::read(&mut keys);
+                keys.finish();
+                authority
+            })
+        });
         let dns = keys.section("dns", DnsProvider::read);
         let challenges = read_challenges(&mut keys, dns.is_some());
         let renew_before = keys.read("renew_before", value::duration);
+        let key_type = keys.choice("key_type", &KeyType::WORDS);
+        let until_issued = keys.choice("until_issued", &UntilIssued::WORDS);
+        if let (Some(first), Some(span)) = (&authority, keys.span_of("fallback")) {
+            refuse_twice(first, &fallback, span, keys.reading);
+        }
+        keys.finish();
+        Some(Self {
+            email,
+            authority: authority?,
+            fallback,
+            challenges,
+            dns,
+            renew_before,
+            key_type: key_type?,
+            until_issued: until_issued?,
+        })
+    }
+
+    /// Where certificates come from, the first first.
+    pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
+        std::iter::once(&self.authority).chain(&self.fallback)
+    }
+
+    /// Whether names are proven by records in the DNS, as wildcards must be.
+    #[must_use]
+    pub fn has_dns(&self) -> bool {
+        self.challenges.contains(&ChallengeKind::Dns01)
+    }
+}
+
+impl Authority {
+    /// From the keys that `acme` and an entry of `acme.fallback` have in common.
+    fn read(keys: &mut Keys<'_, '_>) -> Option<Self> {
+        let directory = keys.read("directory", read_directory);
+        let directory_ca = keys.read("directory_ca", value::path);
         let profile = keys.read("profile", value::text);
         let require_profile = keys.read("require_profile", value::boolean);
         if let (Some(true), Some(span)) = (require_profile, keys.span_of("require_profile"))
@@ -112,30 +164,27 @@ impl Acme {
             keys.reading.error(span, "\"require_profile\" has no meaning without \"profile\"");
         }
         let preferred_chain = keys.read("preferred_chain", value::text);
-        let key_type = keys.choice("key_type", &KeyType::WORDS);
         let eab = keys.section("eab", ExternalAccount::read);
-        let until_issued = keys.choice("until_issued", &UntilIssued::WORDS);
-        keys.finish();
         Some(Self {
-            email,
             directory: directory?,
             directory_ca,
-            challenges,
-            dns,
-            renew_before,
             profile,
             require_profile: require_profile?,
             preferred_chain,
-            key_type: key_type?,
             eab,
-            until_issued: until_issued?,
         })
     }
+}
 
-    /// Whether names are proven by records in the DNS, as wildcards must be.
-    #[must_use]
-    pub fn has_dns(&self) -> bool {
-        self.challenges.contains(&ChallengeKind::Dns01)
+/// An authority that has failed is not asked again under another name.
+fn refuse_twice(first: &Authority, fallback: &[Authority], span: Span, reading: &mut Reading) {
+    let mut seen = vec![first.directory.as_str()];
+    for authority in fallback {
+        if seen.contains(&authority.directory.as_str()) {
+            let message = format!("{} is asked already", quoted(&authority.directory));
+            reading.error_hint(span, message, "each authority once; `acme.directory` is the first");
+        }
+        seen.push(&authority.directory);
     }
 }
 

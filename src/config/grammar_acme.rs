@@ -22,12 +22,7 @@ pub(super) static ACME: Section = Section {
             Text("letsencrypt"),
             "The authority: `letsencrypt`, `letsencrypt-staging` (for trying out; browsers do not trust it), or the https URL of its directory.",
         ),
-        Key::new(
-            "directory_ca",
-            One(S::Path),
-            Nothing,
-            "PEM file of a CA to trust for the directory, beside the system's.",
-        ),
+        DIRECTORY_CA,
         Key::new(
             "challenges",
             List(&Choice(&["tls-alpn-01", "http-01", "dns-01"], &["dns-persist-01"])),
@@ -41,45 +36,84 @@ pub(super) static ACME: Section = Section {
             Nothing,
             "How long before its end a certificate is renewed, at most half of its lifetime; an authority that says when goes first. Default: 30d, a third of a shorter lifetime, half of one below 10 days.",
         ),
-        Key::new(
-            "profile",
-            One(S::Text),
-            Nothing,
-            "The authority's profile to ask for, such as tlsserver or shortlived. Default: the authority's.",
-        ),
-        Key::new(
-            "require_profile",
-            One(S::Boolean),
-            Text("false"),
-            "Whether an authority without the profile is refused, rather than asked without it.",
-        ),
-        Key::new(
-            "preferred_chain",
-            One(S::Text),
-            Nothing,
-            "Of several chains, the one whose topmost issuer has this common name.",
-        ),
+        PROFILE,
+        REQUIRE_PROFILE,
+        PREFERRED_CHAIN,
         Key::new(
             "key_type",
             Choice(&["p256", "p384", "rsa2048"], &[]),
             Text("p256"),
             "What keys are made.",
         ),
-        Key::new(
-            "eab",
-            Shape::Section(&EAB),
-            Nothing,
-            "The account at the authority that this one belongs to (RFC 8555 §7.3.4).",
-        ),
+        EAB_KEY,
         Key::new(
             "until_issued",
             Choice(&["internal", "refuse"], &[]),
             Text("internal"),
             "What a name without a certificate yet is served with: one of the local CA (`internal`), or no handshake (`refuse`).",
         ),
-        Key::later("fallback"),
+        Key::new(
+            "fallback",
+            List(&Shape::Section(&FALLBACK)),
+            Nothing,
+            "Authorities to turn to, in this order, when the one before has failed three times in a row, is blocked or limits the whole account.",
+        ),
     ],
 };
+
+/// An entry of `acme.fallback`.
+pub(super) static FALLBACK: Section = Section {
+    title: "Another authority",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "directory",
+            One(S::Text),
+            Required,
+            "The authority: `letsencrypt`, `letsencrypt-staging`, or the https URL of its directory.",
+        ),
+        DIRECTORY_CA,
+        PROFILE,
+        REQUIRE_PROFILE,
+        PREFERRED_CHAIN,
+        EAB_KEY,
+    ],
+};
+
+const DIRECTORY_CA: Key = Key::new(
+    "directory_ca",
+    One(S::Path),
+    Nothing,
+    "PEM file of a CA to trust for the directory, beside the system's.",
+);
+
+const PROFILE: Key = Key::new(
+    "profile",
+    One(S::Text),
+    Nothing,
+    "The authority's profile to ask for, such as tlsserver or shortlived. Default: the authority's.",
+);
+
+const REQUIRE_PROFILE: Key = Key::new(
+    "require_profile",
+    One(S::Boolean),
+    Text("false"),
+    "Whether an authority without the profile is refused, rather than asked without it.",
+);
+
+const PREFERRED_CHAIN: Key = Key::new(
+    "preferred_chain",
+    One(S::Text),
+    Nothing,
+    "Of several chains, the one whose topmost issuer has this common name.",
+);
+
+const EAB_KEY: Key = Key::new(
+    "eab",
+    Shape::Section(&EAB),
+    Nothing,
+    "The account at the authority that this one belongs to (RFC 8555 §7.3.4).",
+);
 
 /// `acme.dns`.
 pub(super) static DNS: Section = Section {

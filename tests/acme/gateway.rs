@@ -125,6 +125,42 @@ async fn certificates_of_a_minute_are_renewed_and_every_handshake_verifies() {
 }
 
 #[tokio::test]
+async fn another_authority_issues_where_the_first_will_not() {
+    let (mut gateway, first) =
+        begin(Settings { needs_external: true, ..Settings::default() }).await;
+    let ports = (gateway.address("web"), gateway.address("secure"));
+    let second = Pebble::start(ports, Settings::default()).await;
+    let fallback = format!(
+        ", fallback: [ {{ directory: \"{}\", directory_ca: \"{}\" }} ]",
+        second.authority.directory,
+        second.ca().display()
+    );
+    let text = yaml(&["app.example.com"], "https: both", &at(&first, &fallback));
+    gateway.reload(&text, 2).await;
+    gateway.wait_log(obtained("app.example.com")).await;
+    let refused = |line: &Value| {
+        field(line, "message").as_str().unwrap().starts_with("cannot obtain a certificate here")
+    };
+    assert_eq!(gateway.log().all().iter().filter(|line| refused(line)).count(), 1);
+    let client = verifying(&gateway, &second, "app.example.com").await;
+    assert_eq!(client.get("/").await.text(), "app.example.com");
+
+    // It is not ordered again for having come from elsewhere; its authority is asked when to renew.
+    gateway.drain();
+    assert!(gateway.exit_status().await.success());
+    let gateway = gateway.again(&text).await;
+    let client = verifying(&gateway, &second, "app.example.com").await;
+    assert_eq!(client.get("/").await.text(), "app.example.com");
+    let all = orders(&gateway).await;
+    assert_eq!((&all[0]["state"], &all[0]["fails"]), (&"active".into(), &0.into()), "{all:?}");
+    assert_eq!(second.issued(), 1);
+    if second.offers("renewalInfo").await {
+        assert!(second.log().contains("GET /draft-ietf-acme-ari"), "asked when to renew");
+        assert!(!first.log().contains("GET /draft-ietf-acme-ari"));
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_cannot_be_proven_is_tried_again_and_served_all_the_while() {
     let (gateway, pebble) = begin(Settings::default()).await;
     pebble.break_dns_of("app.example.com").await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::job::{JobError, blocking};
-use super::{Assignment, now};
+use super::{Assignment, Source};
 use crate::acme::account::{ExternalAccount, Registration};
 use crate::acme::problem::Kind;
 use crate::acme::session::Session;
@@ -26,51 +26,53 @@ struct Kept {
 
 impl Assignment {
     /// The account, which is made where there is none yet.
-    pub(super) async fn session(&self) -> Result<Session, JobError> {
-        if let Some(kept) = self.kept().await? {
-            return Ok(Session::open(&self.authority, &kept.credentials).await?);
+    pub(super) async fn session(&self, source: &Source) -> Result<Session, JobError> {
+        if let Some(kept) = self.kept(source).await? {
+            return Ok(Session::open(&source.authority, &kept.credentials).await?);
         }
-        let lock = self.lock_account().await?;
+        let lock = self.lock_account(source).await?;
         // Whoever had the lock may have made it.
-        if let Some(kept) = self.kept().await? {
-            return Ok(Session::open(&self.authority, &kept.credentials).await?);
+        if let Some(kept) = self.kept(source).await? {
+            return Ok(Session::open(&source.authority, &kept.credentials).await?);
         }
-        let (session, credentials) =
-            Session::register(&self.authority, &self.registration()?).await?;
+        let registration = self.registration(source)?;
+        let (session, credentials) = Session::register(&source.authority, &registration).await?;
         self.keep(lock, credentials).await?;
-        tracing::info!(directory = %self.acme.directory, "made an ACME account");
+        tracing::info!(directory = %source.settings.directory, "made an ACME account");
         Ok(session)
     }
 
     /// The account anew, with the same key, after the authority did not know it any more.
-    pub(super) async fn session_again(&self) -> Result<Session, JobError> {
-        let lock = self.lock_account().await?;
-        let Some(kept) = self.kept().await? else { return Err(JobError::AccountLost) };
-        if kept.made_at > now() - DAY {
+    pub(super) async fn session_again(&self, source: &Source) -> Result<Session, JobError> {
+        let lock = self.lock_account(source).await?;
+        let Some(kept) = self.kept(source).await? else { return Err(JobError::AccountLost) };
+        let now = self.clock.now();
+        if kept.made_at > now - DAY {
             // An authority that loses accounts so fast is broken, and more would not mend it; or it
             // was made by somebody else just now.
-            return match Session::open(&self.authority, &kept.credentials).await {
-                Ok(session) if now() - kept.made_at < 60 => Ok(session),
+            return match Session::open(&source.authority, &kept.credentials).await {
+                Ok(session) if now - kept.made_at < 60 => Ok(session),
                 Ok(_) => Err(JobError::AccountLost),
                 Err(error) => Err(error.into()),
             };
         }
-        let registration = self.registration()?;
-        let again = Session::recreate(&self.authority, &kept.credentials, &registration).await;
+        let registration = self.registration(source)?;
+        let again = Session::recreate(&source.authority, &kept.credentials, &registration).await;
         let (session, credentials) = again?;
         self.keep(lock, credentials).await?;
-        tracing::warn!(directory = %self.acme.directory, "the authority had lost the ACME account, made it again");
+        tracing::warn!(directory = %source.settings.directory, "the authority had lost the ACME account, made it again");
         Ok(session)
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, JobError> {
-        let (storage, id) = (self.storage.clone(), AuthorityId::new(&self.acme.directory));
+    async fn kept(&self, source: &Source) -> Result<Option<Kept>, JobError> {
+        let (storage, id) = (self.storage.clone(), AuthorityId::new(&source.settings.directory));
         Ok(blocking(move || storage.account(&id)).await??)
     }
 
-    async fn lock_account(&self) -> Result<AccountLock, JobError> {
+    async fn lock_account(&self, source: &Source) -> Result<AccountLock, JobError> {
         loop {
-            let (storage, id) = (self.storage.clone(), AuthorityId::new(&self.acme.directory));
+            let (storage, id) =
+                (self.storage.clone(), AuthorityId::new(&source.settings.directory));
             if let Some(lock) = blocking(move || storage.lock_account(&id)).await?? {
                 return Ok(lock);
             }
@@ -80,12 +82,12 @@ impl Assignment {
 
     async fn keep(&self, lock: AccountLock, credentials: String) -> Result<(), JobError> {
         let storage = self.storage.clone();
-        let kept = Kept { credentials, made_at: now() };
+        let kept = Kept { credentials, made_at: self.clock.now() };
         Ok(blocking(move || storage.keep_account(&lock, &kept)).await??)
     }
 
-    fn registration(&self) -> Result<Registration, JobError> {
-        let external = self.acme.eab.as_ref().map(|eab| {
+    fn registration(&self, source: &Source) -> Result<Registration, JobError> {
+        let external = source.settings.eab.as_ref().map(|eab| {
             ExternalAccount::parse(eab.kid.as_str(), &eab.hmac_key).map_err(|_| JobError::Binding)
         });
         Ok(Registration {

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 pub(super) use self::error::JobError;
 use self::error::texts;
-use super::{Assignment, now};
+use super::{Assignment, Source};
 use crate::acme::dns::Dns;
 use crate::acme::journal::Journal;
 use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
 use crate::acme::problem::{Kind, Problem};
 use crate::acme::schedule::{Life, Why, plan};
 use crate::acme::session::Session;
-use crate::acme::state::{LastProblem, Record, Target};
+use crate::acme::state::{Attempt, LastProblem, OnDisk, Record, Target};
 use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
 use crate::acme::time::{DAY, HOUR, MINUTE, seconds};
 use crate::config::acme::{ChallengeKind, DnsProvider};
@@ -24,6 +24,8 @@ use crate::tls::{Certificate, Challenges};
 /// One certificate that is to be ordered.
 pub(super) struct Job {
     pub(super) present: Arc<Assignment>,
+    /// Whom it is ordered from.
+    pub(super) source: Source,
     pub(super) challenges: Arc<Challenges>,
     pub(super) id: CertId,
     pub(super) target: Target,
@@ -55,6 +57,8 @@ enum Look {
     Due {
         /// When the certificate on disk was saved.
         saved_at: Option<i64>,
+        /// Its life.
+        life: Option<Life>,
     },
 }
 
@@ -80,9 +84,9 @@ impl Job {
     }
 
     async fn work(&self, lock: &Arc<CertLock>) -> Result<Done, JobError> {
-        let saved_at = match self.look_again(lock).await? {
+        let (saved_at, life) = match self.look_again(lock).await? {
             Look::Done(done) => return Ok(*done),
-            Look::Due { saved_at } => saved_at,
+            Look::Due { saved_at, life } => (saved_at, life),
         };
         let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
         let journal = blocking(move || {
@@ -90,13 +94,39 @@ impl Job {
             storage.order(&kept)
         });
         let journal = journal.await??.filter(|journal| self.is_ours(journal, saved_at));
-        let issued = match self.issue(lock, self.present.session().await?, journal.as_ref()).await {
+        let session = self.present.session(&self.source).await?;
+        if let Some(done) = self.was_misled(life.as_ref()).await {
+            return Ok(done);
+        }
+        let issued = match self.issue(lock, session, journal.as_ref()).await {
             Err(error) if error.is_account_unknown() => {
-                self.issue(lock, self.present.session_again().await?, None).await
+                let session = self.present.session_again(&self.source).await?;
+                self.issue(lock, session, None).await
             }
             outcome => outcome,
         };
         self.install(lock, issued?).await
+    }
+
+    fn now(&self) -> i64 {
+        self.present.clock.now()
+    }
+
+    /// When the authority has told its time and the certificate with `life` turns out not to be due:
+    /// our clock was wrong.
+    async fn was_misled(&self, life: Option<&Life>) -> Option<Done> {
+        if self.present.clock.ahead().abs() <= HOUR || self.why == Why::Requested {
+            return None;
+        }
+        let record = self.record().await;
+        let set = record.set();
+        let renew_before = self.present.acme.renew_before.map(seconds);
+        let plan = plan(&record.facts(Some(life?), &set, renew_before), self.now());
+        if plan.is_due(self.now()) {
+            return None;
+        }
+        tracing::info!(certificate = %self.id, "did not order a certificate that only our clock takes for due");
+        Some(Done { record: Some(record), ..Done::default() })
     }
 
     /// What another process has done since this was planned, if that leaves nothing to do; else when
@@ -109,23 +139,29 @@ impl Job {
             tracing::error!(certificate = %self.id, error, "a kept certificate cannot be used");
         }
         let mut record = self.record().await;
-        let is_parked = record.parked_until().is_some_and(|until| until > now());
+        let is_parked = record.parked_until().is_some_and(|until| until > self.now());
         if is_parked && record.since > self.known.since {
             // Another process has tried, and learnt when the next try is worth it.
             let done = Done { record: Some(record), ..Done::default() };
             return Ok(Look::Done(Box::new(done)));
         }
-        let Some(generation) = found.generation else { return Ok(Look::Due { saved_at: None }) };
+        let Some(generation) = found.generation else {
+            return Ok(Look::Due { saved_at: None, life: None });
+        };
         let life = Life::of(&generation.certificate.leaf);
         let saved_at = generation.meta.as_ref().map(|meta| meta.saved_at);
-        let issued = generation.meta.map_or_else(|| self.target.clone(), |meta| meta.target);
-        record.found(Some((&issued, &life)), true, now());
+        let meta = generation.meta;
+        let issued_by = meta.as_ref().and_then(|meta| meta.issued_by.as_deref());
+        let issued = meta.as_ref().map_or(&self.target, |meta| &meta.target);
+        let on_disk = OnDisk { target: issued, issued_by, life: &life };
+        record.found(Some(on_disk), true, self.now());
         let set = record.set();
         let renew_before = self.present.acme.renew_before.map(seconds);
-        let is_due = plan(&record.facts(Some(&life), &set, renew_before), now()).is_due(now());
+        let is_due =
+            plan(&record.facts(Some(&life), &set, renew_before), self.now()).is_due(self.now());
         let is_another = self.known.certificate.as_deref() != Some(life.tag());
         if !is_another || is_due || self.why == Why::Requested {
-            return Ok(Look::Due { saved_at });
+            return Ok(Look::Due { saved_at, life: Some(life) });
         }
         tracing::info!(certificate = %self.id, "took over a certificate that was renewed elsewhere");
         self.keep(lock, &record).await;
@@ -138,10 +174,10 @@ impl Job {
     /// saved, and not so old that the authority has forgotten to end it.
     fn is_ours(&self, journal: &Journal, saved_at: Option<i64>) -> bool {
         let is_wanted = journal.names == self.target.names
-            && journal.directory == self.target.directory
-            && journal.profile == self.target.profile;
+            && journal.directory == self.source.settings.directory
+            && journal.profile == self.source.settings.profile;
         let is_open = saved_at.is_none_or(|at| journal.created >= at);
-        is_wanted && is_open && now() - journal.created < LONGEST_ORDER
+        is_wanted && is_open && self.now() - journal.created < LONGEST_ORDER
     }
 
     async fn issue(
@@ -188,7 +224,7 @@ impl Job {
 
     /// Another way to prove names comes first after each failure: one may be closed to the authority.
     async fn request(&self) -> Request {
-        let acme = &self.present.acme;
+        let (acme, settings) = (&self.present.acme, &self.source.settings);
         let mut methods: Vec<Method> = acme
             .challenges
             .iter()
@@ -206,11 +242,11 @@ impl Job {
         methods.rotate_left(fails % count);
         Request {
             names: self.target.names.clone(),
-            profile: acme.profile.clone(),
-            require_profile: acme.require_profile,
+            profile: settings.profile.clone(),
+            require_profile: settings.require_profile,
             replaces: self.replaces.clone(),
             key_type: acme.key_type.into(),
-            preferred_chain: acme.preferred_chain.clone(),
+            preferred_chain: settings.preferred_chain.clone(),
             methods,
         }
     }
@@ -224,7 +260,7 @@ impl Job {
             Some(kept) if kept.since > self.known.since => kept,
             _ => self.known.clone(),
         };
-        record.configure(self.target.clone(), now());
+        record.configure(self.target.clone(), self.now());
         record
     }
 
@@ -240,23 +276,29 @@ impl Job {
         lock: &Arc<CertLock>,
         (issued, order_url): (Issued, Option<String>),
     ) -> Result<Done, JobError> {
-        let meta =
-            Meta { target: self.target.clone(), saved_at: now(), why: Some(self.why), order_url };
+        let directory = &self.source.settings.directory;
+        let issued_by = (*directory != self.target.directory).then(|| directory.clone());
+        let meta = Meta {
+            target: self.target.clone(),
+            issued_by,
+            saved_at: self.now(),
+            why: Some(self.why),
+            order_url,
+        };
         let Issued { key_pem, chain_pem, certificate, .. } = issued;
         let pair = Pair { key_pem: Secret(key_pem), chain_pem, meta };
         let mut record = self.record().await;
-        record.resume(now());
-        record.due(self.why, now());
-        record.ordering(now())?;
-        record.installing(now())?;
+        record.resume(self.now());
+        record.due(self.why, self.now());
+        record.ordering(self.now())?;
+        record.installing(self.now())?;
         let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
         let saved = blocking(move || storage.save(Place::Live, &kept, &pair).map(|_| pair)).await?;
-        let days = certificate.leaf.not_after.duration_since(std::time::SystemTime::now());
-        let days = days.map_or(0, |left| left.as_secs() / (24 * 60 * 60));
+        let days = Life::of(&certificate.leaf).left(self.now()) / DAY;
         if let Err(error) = saved {
             return Ok(self.serve_unsaved(lock, record, certificate, &error).await);
         }
-        record.installed(&Life::of(&certificate.leaf), true, now())?;
+        record.installed(&Life::of(&certificate.leaf), directory, true, self.now())?;
         let (storage, kept, told) =
             (self.present.storage.clone(), Arc::clone(lock), record.clone());
         let written = blocking(move || {
@@ -282,12 +324,14 @@ impl Job {
     ) -> Done {
         self.tell_unsaved(error);
         let problem = LastProblem {
-            at: now(),
+            at: self.now(),
             kind: "unsaved".into(),
             detail: texts(error),
             names: Vec::new(),
         };
-        record.failed(self.id.as_str(), problem, Some(0), Some(MINUTE), now());
+        let directories = [self.source.settings.directory.as_str()];
+        let attempt = self.attempt(&directories, Some(0), Some(MINUTE));
+        record.failed(attempt, problem, self.now());
         self.keep(lock, &record).await;
         let certificate = Some(certificate);
         Done { record: Some(record), certificate, is_unsaved: true, ..Done::default() }
@@ -314,7 +358,7 @@ impl Job {
         let id = self.id.clone();
         let life = blocking(move || storage.load(Place::Live, &id)).await.ok().and_then(Result::ok);
         let life = life.and_then(|found| found.generation).map(|it| Life::of(&it.certificate.leaf));
-        self.note(&mut record, error, life.map(|life| life.left(now())));
+        self.note(&mut record, error, life.map(|life| life.left(self.now())));
         if let Some(lock) = lock {
             self.keep(lock, &record).await;
         }
@@ -325,21 +369,39 @@ impl Job {
     fn note(&self, record: &mut Record, error: &JobError, left: Option<i64>) {
         let (problem, retry_after) = (error.last_problem(), error.retry_after());
         let told: &dyn Error = error;
-        let certificate = &self.id;
+        let (certificate, now) = (&self.id, self.now());
+        let directory = self.source.settings.directory.as_str();
+        let directories = self.present.directories();
+        let attempt = self.attempt(&directories, left, retry_after);
         if error.is_permanent() {
             let link = error.problem().and_then(Problem::link).map(str::to_owned);
-            record.blocked(problem, link, now());
-            tracing::error!(%certificate, error = told, "cannot obtain a certificate until something is changed");
+            if let Some(until) = record.blocked(attempt, problem, link, now) {
+                let seconds = until - now;
+                tracing::error!(%certificate, directory, error = told, seconds, "cannot obtain a certificate here until something is changed, asks the next authority");
+            } else {
+                tracing::error!(%certificate, error = told, "cannot obtain a certificate until something is changed");
+            }
         } else if error.problem().is_some_and(|problem| problem.kind == Kind::RateLimited) {
-            let until = now() + retry_after.unwrap_or(HOUR).clamp(MINUTE, LONGEST_LIMIT);
-            record.limited(error.limited_scope(&self.target), until, now());
-            let seconds = until - now();
-            tracing::warn!(%certificate, error = told, seconds, "met a rate limit of the authority");
+            let until = now + retry_after.unwrap_or(HOUR).clamp(MINUTE, LONGEST_LIMIT);
+            let scope = error.limited_scope(&self.target);
+            let elsewhere = record.limited(attempt, scope, until, problem, now);
+            let seconds = elsewhere.unwrap_or(until) - now;
+            tracing::warn!(%certificate, directory, error = told, seconds, "met a rate limit of the authority");
         } else {
-            let until = record.failed(self.id.as_str(), problem, left, retry_after, now());
-            let seconds = until - now();
-            tracing::warn!(%certificate, error = told, seconds, "could not obtain a certificate");
+            let until = record.failed(attempt, problem, now);
+            let seconds = until - now;
+            tracing::warn!(%certificate, directory, error = told, seconds, "could not obtain a certificate");
         }
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        directories: &'a [&'a str],
+        left: Option<i64>,
+        retry_after: Option<i64>,
+    ) -> Attempt<'a> {
+        let directory = &self.source.settings.directory;
+        Attempt { id: self.id.as_str(), directory, directories, left, retry_after }
     }
 }
 

@@ -1,10 +1,9 @@
 //! What the renewer knows of a certificate: what the disk says, and what it has learnt since.
 
-use super::{Assignment, Wanted};
+use super::{Assignment, Source, Wanted};
 use crate::acme::schedule::Life;
-use crate::acme::state::{Record, State, Target};
+use crate::acme::state::{OnDisk, Record, State, Target};
 use crate::acme::storage::{CertId, Place, Storage, StoreError};
-use crate::config::acme::Acme;
 use crate::tls::Certificate;
 use crate::tls::issued;
 
@@ -41,7 +40,7 @@ pub(super) struct Read {
 /// Every certificate of `present` as the disk knows it.
 pub(super) fn read_all(present: &Assignment, change: Change, now: i64) -> Vec<(CertId, Read)> {
     let read = |wanted: &Wanted| {
-        let target = target(present, wanted);
+        let target = present.target(wanted);
         let read = Managed::read(&present.storage, &wanted.id, &target, now);
         let mut read = read.unwrap_or_else(|error| {
             let error: &dyn std::error::Error = &error;
@@ -54,12 +53,6 @@ pub(super) fn read_all(present: &Assignment, change: Change, now: i64) -> Vec<(C
     present.wanted.iter().map(read).collect()
 }
 
-/// What is ordered for `wanted`.
-fn target(present: &Assignment, wanted: &Wanted) -> Target {
-    let Acme { directory, profile, .. } = &present.acme;
-    Target::new(wanted.names.clone(), directory, profile.as_deref())
-}
-
 impl Managed {
     /// What the disk says. Blocks on it.
     fn read(storage: &Storage, id: &CertId, target: &Target, now: i64) -> Result<Read, StoreError> {
@@ -68,13 +61,17 @@ impl Managed {
         if let Some(record) = storage.record(id)? {
             managed.record = record;
         }
+        managed.record.mistrust_future(now);
         managed.record.resume(now);
         managed.record.configure(target.clone(), now);
         let certificate = found.as_ref().map(|generation| generation.certificate.clone());
         if let Some(generation) = found {
             let life = Life::of(&generation.certificate.leaf);
-            let issued = generation.meta.map(|meta| meta.target).unwrap_or_else(|| target.clone());
-            managed.record.found(Some((&issued, &life)), true, now);
+            let meta = generation.meta;
+            let issued_by = meta.as_ref().and_then(|meta| meta.issued_by.as_deref());
+            let issued = meta.as_ref().map_or(target, |meta| &meta.target);
+            let on_disk = OnDisk { target: issued, issued_by, life: &life };
+            managed.record.found(Some(on_disk), true, now);
             managed.renewal_id = issued::renewal_id_of(&generation.certificate);
             managed.life = Some(life);
         } else {
@@ -106,6 +103,13 @@ impl Managed {
             self.record = known.record.clone();
             self.forgive(change, now);
         }
+    }
+
+    /// The authority that its certificate came from; `None` when there is no certificate, or the
+    /// configuration no longer names the authority.
+    pub(super) fn issuer<'a>(&self, present: &'a Assignment) -> Option<&'a Source> {
+        let issued = self.record.issued.as_ref()?;
+        present.source(self.record.issued_by.as_ref().unwrap_or(&issued.directory))
     }
 
     /// Whether the certificate with this life is the one on disk.

@@ -9,12 +9,13 @@ mod account;
 mod job;
 mod managed;
 mod poll;
+mod source;
 mod standing;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -23,14 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::job::{Done, Job};
 use self::managed::{Change, Managed, read_all};
+pub use self::source::{Assignment, Source, Wanted};
 pub use self::standing::{Standing, Standings};
 use super::backoff::{Draft, Limits, Pace, Start};
-use super::schedule::{Life, Priority, Why, next_wake, plan, priority};
-use super::session::Authority;
-use super::state::{State, Target};
-use super::storage::{CertId, Storage};
-use super::time::{seconds, unix};
-use crate::config::acme::Acme;
+use super::schedule::{Ari, Life, Priority, Why, next_wake, plan, priority};
+use super::state::State;
+use super::storage::CertId;
+use super::time::{Clock, MINUTE, seconds};
 use crate::tls::issued;
 use crate::tls::{Certificate, Challenges};
 
@@ -46,28 +46,6 @@ const BUSY_ELSEWHERE: i64 = 30;
 /// Questions to authorities that are under way at once: thousands may be due after a start.
 const QUESTIONS: usize = 8;
 
-/// What the configuration in force wants.
-#[derive(Debug)]
-pub struct Assignment {
-    /// How certificates are ordered.
-    pub acme: Acme,
-    /// Where they are kept.
-    pub storage: Storage,
-    /// Who issues them.
-    pub authority: Authority,
-    /// Which are wanted.
-    pub wanted: Vec<Wanted>,
-}
-
-/// A certificate that is to be there.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Wanted {
-    /// What it is kept as.
-    pub id: CertId,
-    /// DNS names in ASCII, `*.` before wildcards, and addresses.
-    pub names: Vec<String>,
-}
-
 /// Keeps the certificates of one assignment after the other.
 pub struct Renewer {
     challenges: Arc<Challenges>,
@@ -82,6 +60,10 @@ pub struct Renewer {
     questions: usize,
     jobs: JoinSet<Finished>,
     standings: Standings,
+    /// That of the present assignment.
+    clock: Clock,
+    /// How far the authority's clock was ahead when that was said last.
+    told_ahead: i64,
 }
 
 /// What a job came to.
@@ -89,6 +71,7 @@ pub struct Renewer {
 enum Finished {
     Ordered(CertId, Box<Done>),
     Asked(CertId, Box<poll::Asked>),
+    Nothing,
 }
 
 /// What is to be done, and when there is more.
@@ -115,10 +98,12 @@ impl Renewer {
             present: None,
             managed: BTreeMap::new(),
             limits: Limits::default(),
-            pace: Pace::new(now()),
+            pace: Pace::new(Clock::default().now()),
             questions: 0,
             jobs: JoinSet::new(),
             standings,
+            clock: Clock::default(),
+            told_ahead: 0,
         }
     }
 
@@ -139,9 +124,11 @@ impl Renewer {
     /// Works on the present assignment until there is another; false when there will be none.
     async fn work_until_changed(&mut self) -> bool {
         loop {
-            let turn = self.look(now());
+            self.tell_clock();
+            let turn = self.look(self.clock.now());
             let wake = self.begin(turn);
-            let pause = Duration::from_secs(u64::try_from(wake - now()).unwrap_or(0).max(1));
+            let pause = wake.saturating_sub(self.clock.now());
+            let pause = Duration::from_secs(u64::try_from(pause).unwrap_or(0).max(1));
             tokio::select! {
                 changed = self.assignments.changed() => return changed.is_ok(),
                 Some(finished) = self.jobs.join_next(), if !self.jobs.is_empty() => {
@@ -163,13 +150,15 @@ impl Renewer {
     async fn adopt(&mut self, next: Option<Arc<Assignment>>) {
         let last = std::mem::replace(&mut self.present, next);
         let Some(present) = self.present.clone() else { return self.managed.clear() };
-        let change = match last {
-            None => Change::Begun,
-            Some(last) if last.acme != present.acme => Change::Settings,
-            Some(_) => Change::None,
-        };
+        present.clock.hear(self.clock.ahead());
+        self.clock = present.clock.clone();
+        let now = self.clock.now();
+        let change = present.change(last.as_deref());
+        if change == Change::Begun {
+            self.ask_the_time(&present);
+        }
         let known = std::mem::take(&mut self.managed);
-        let read = tokio::task::spawn_blocking(move || read_all(&present, change, now()));
+        let read = tokio::task::spawn_blocking(move || read_all(&present, change, now));
         let Ok(found) = read.await else { return };
         for (id, mut read) in found {
             if let Some(known) = known.get(&id) {
@@ -179,14 +168,41 @@ impl Renewer {
                 if let (false, Some(certificate)) = (is_known, read.certificate) {
                     (self.install)(&id, certificate);
                 }
-                read.managed.go_on_from(known, change, now());
+                read.managed.go_on_from(known, change, now);
             }
             self.managed.insert(id, read.managed);
         }
         for managed in self.managed.values() {
-            if let State::Limited { until, scope } = &managed.record.state {
-                self.limits.park(&managed.record.target.directory, scope.clone(), *until);
+            if let State::Limited { until, scope, directory } = &managed.record.state {
+                self.limits.park(directory, scope.clone(), *until);
             }
+        }
+    }
+
+    /// Has the first authority tell its time: a certificate that seems to have ended may be good.
+    fn ask_the_time(&mut self, present: &Arc<Assignment>) {
+        let Some(source) = present.sources.first().cloned() else { return };
+        self.jobs.spawn(async move {
+            // It tells the clock; an authority that does not answer is found out by orders.
+            let _ = source.authority.fetch_directory().await;
+            Finished::Nothing
+        });
+    }
+
+    /// Says so when our clock is wrong.
+    fn tell_clock(&mut self) {
+        let seconds = self.clock.ahead();
+        if (seconds - self.told_ahead).abs() < MINUTE {
+            return;
+        }
+        self.told_ahead = seconds;
+        if seconds.abs() > MINUTE {
+            tracing::warn!(
+                seconds,
+                "the clock of this machine is behind the authority's (below zero: ahead)"
+            );
+        } else {
+            tracing::info!(seconds, "the clock of this machine agrees with the authority's again");
         }
     }
 
@@ -194,7 +210,9 @@ impl Renewer {
     fn look(&mut self, now: i64) -> Turn {
         let mut turn = Turn { wake: i64::MAX, ..Turn::default() };
         let mut standings = Vec::with_capacity(self.managed.len());
-        let renew_before = self.present.as_ref().and_then(|it| it.acme.renew_before).map(seconds);
+        let Some(present) = self.present.clone() else { return turn };
+        let directories = present.directories();
+        let renew_before = present.acme.renew_before.map(seconds);
         for (id, managed) in &mut self.managed {
             if managed.life.as_ref().is_some_and(|life| life.is_expired(now)) {
                 managed.record.expired(now);
@@ -203,12 +221,12 @@ impl Renewer {
             let set = record.set();
             let facts = record.facts(managed.life.as_ref(), &set, renew_before);
             let plan = plan(&facts, now);
-            let Target { names, directory, .. } = &record.target;
-            let draft = Draft { directory, account: None, names };
+            let directory = record.turns.next(&directories, now).directory;
+            let draft = Draft { directory, account: None, names: &record.target.names };
             let limited = self.limits.parks(&draft, now).map(|(_, until)| until);
             let parked =
                 [record.parked_until(), limited, managed.again_at].into_iter().flatten().max();
-            standings.push(Standing::new(id, managed, &plan, parked));
+            standings.push(Standing::new(id, managed, &plan, parked, now));
             if managed.is_busy {
                 continue;
             }
@@ -233,7 +251,7 @@ impl Renewer {
             self.ask(&present, id);
         }
         for (_, id, why) in due {
-            match self.pace.start(now()) {
+            match self.pace.start(self.clock.now()) {
                 Start::Go => self.order(&present, id, why),
                 Start::Busy => break,
                 Start::At(at) => {
@@ -250,23 +268,30 @@ impl Renewer {
         managed.is_busy = true;
         self.questions += 1;
         let question = poll::Question::new(present, &id, managed);
-        let ari = managed.record.ari.clone();
+        let (ari, now) = (managed.record.ari.clone(), self.clock.now());
         self.jobs.spawn(async move {
             let asked = AssertUnwindSafe(question.ask()).catch_unwind().await;
-            Finished::Asked(id, Box::new(asked.unwrap_or_else(|_| poll::Asked::failed(ari))))
+            Finished::Asked(id, Box::new(asked.unwrap_or_else(|_| poll::Asked::failed(ari, now))))
         });
     }
 
     fn order(&mut self, present: &Arc<Assignment>, id: CertId, why: Why) {
         let Some(managed) = self.managed.get_mut(&id) else { return self.pace.finish() };
         managed.is_busy = true;
+        let next = managed.record.turns.next(&present.directories(), self.clock.now());
+        let source = present.source(next.directory).or_else(|| present.sources.first());
+        let Some(source) = source.cloned() else { return self.pace.finish() };
+        let is_issuer = managed
+            .issuer(present)
+            .is_some_and(|issuer| issuer.settings.directory == source.settings.directory);
         let job = Job {
             present: Arc::clone(present),
+            source,
             challenges: Arc::clone(&self.challenges),
             id: id.clone(),
             target: managed.record.target.clone(),
             known: managed.record.clone(),
-            replaces: managed.renewal_id.clone(),
+            replaces: managed.renewal_id.clone().filter(|_| is_issuer),
             why,
         };
         self.jobs.spawn(async move {
@@ -287,12 +312,18 @@ impl Renewer {
                 self.questions = self.questions.saturating_sub(1);
                 let Some(managed) = self.managed.get_mut(&id) else { return };
                 managed.is_busy = false;
-                managed.record.ari = asked.ari;
+                // A certificate that another process has renewed in the meantime has wishes of its own.
+                let tag = |ari: &Option<Ari>| ari.as_ref().map(|ari| ari.certificate.clone());
+                if asked.ari.is_none() || tag(&asked.ari) == tag(&managed.record.ari) {
+                    managed.record.ari = asked.ari;
+                }
             }
+            Finished::Nothing => {}
         }
     }
 
     fn ordered(&mut self, id: &CertId, done: Done) {
+        let now = self.clock.now();
         let Done { record, certificate, is_elsewhere, is_unsaved } = done;
         let managed = self.managed.get_mut(id);
         if let Some(certificate) = certificate {
@@ -307,18 +338,14 @@ impl Renewer {
         // A reload may have taken it away.
         let Some(managed) = self.managed.get_mut(id) else { return };
         managed.is_busy = false;
-        managed.again_at = is_elsewhere.then(|| now() + BUSY_ELSEWHERE);
+        managed.again_at = is_elsewhere.then(|| now + BUSY_ELSEWHERE);
         let Some(record) = record else { return };
-        if let State::Limited { until, scope } = &record.state {
-            self.limits.park(&record.target.directory, scope.clone(), *until);
+        if let State::Limited { until, scope, directory } = &record.state {
+            self.limits.park(directory, scope.clone(), *until);
         }
         // Or have changed what is wanted.
         let target = std::mem::take(&mut managed.record.target);
         managed.record = record;
-        managed.record.configure(target, now());
+        managed.record.configure(target, now);
     }
-}
-
-fn now() -> i64 {
-    unix(SystemTime::now())
 }

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use super::{Assignment, Managed, now};
+use super::{Assignment, Managed, Source};
 use crate::acme::renewal_info::RenewalInfo;
 use crate::acme::schedule::{Ari, Life, Suggestion, Window};
 use crate::acme::session::CallError;
 use crate::acme::state::Record;
 use crate::acme::storage::CertId;
-use crate::acme::time::unix;
+use crate::acme::time::until;
 
 /// A question that is to be asked.
 pub(super) struct Question {
     present: Arc<Assignment>,
+    /// Whom the certificate came from.
+    source: Option<Source>,
     id: CertId,
     record: Record,
     life: Option<Life>,
@@ -22,15 +24,15 @@ pub(super) struct Question {
 /// What is known after it was asked.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// `None` when the authority answers no such questions.
+    /// `None` when there is nothing to ask about.
     pub(super) ari: Option<Ari>,
 }
 
 impl Asked {
     /// No answer came, for a fault of ours.
-    pub(super) fn failed(ari: Option<Ari>) -> Self {
+    pub(super) fn failed(ari: Option<Ari>, now: i64) -> Self {
         let ari = ari.map(|mut ari| {
-            ari.failed(None, now());
+            ari.failed(None, now);
             ari
         });
         Self { ari }
@@ -41,6 +43,7 @@ impl Question {
     pub(super) fn new(present: &Arc<Assignment>, id: &CertId, managed: &Managed) -> Self {
         Self {
             present: Arc::clone(present),
+            source: managed.issuer(present).cloned(),
             id: id.clone(),
             record: managed.record.clone(),
             life: managed.life.clone(),
@@ -55,11 +58,12 @@ impl Question {
             return Asked { ari: None };
         };
         match self.answer(&renewal_id).await {
-            Ok(None) => return Asked { ari: None },
+            // It may learn to, or have been replaced for a while by something that cannot.
+            Ok(None) => ari.silent(self.present.clock.now()),
             Ok(Some(info)) => self.hear(&mut ari, info, &life),
             Err(error) => {
-                let retry_after = error.retry_after().map(|at| unix(at) - now());
-                ari.failed(retry_after, now());
+                let retry_after = error.retry_after().map(until);
+                ari.failed(retry_after, self.present.clock.now());
                 let error: &dyn std::error::Error = &error;
                 tracing::debug!(certificate = %self.id, error, "got no renewal information");
             }
@@ -70,7 +74,8 @@ impl Question {
     }
 
     async fn answer(&self, renewal_id: &str) -> Result<Option<RenewalInfo>, CallError> {
-        let authority = &self.present.authority;
+        let Some(source) = &self.source else { return Ok(None) };
+        let authority = &source.authority;
         let Some(resource) = authority.fetch_directory().await?.renewal_info else {
             return Ok(None);
         };
@@ -81,9 +86,9 @@ impl Question {
         let suggestion = Suggestion {
             window: Window { start: info.start, end: info.end },
             explanation_url: info.explanation_url,
-            retry_after: info.retry_after.map(|at| unix(at) - now()),
+            retry_after: info.retry_after.map(until),
         };
-        match ari.heard(suggestion, life, now()) {
+        match ari.heard(suggestion, life, self.present.clock.now()) {
             Ok(true) => {
                 let reason = ari.explanation_url.as_deref();
                 tracing::info!(certificate = %self.id, reason, "the authority says when to renew");
@@ -116,5 +121,56 @@ impl Question {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, "could not keep renewal information");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Response};
+
+    use super::*;
+    use crate::acme::http::{Sending, Transport};
+    use crate::acme::session::Authority;
+    use crate::acme::state::Target;
+    use crate::acme::storage::Storage;
+    use crate::acme::time::{Clock, DAY};
+    use crate::config;
+
+    /// An authority without renewal information.
+    struct Silent;
+
+    impl Transport for Silent {
+        fn send(&self, _: Request<Bytes>) -> Sending {
+            Box::pin(async { Ok(Response::new(Bytes::from_static(b"{}"))) })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authority_without_renewal_information_is_asked_again_a_day_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::open(directory.path()).unwrap();
+        let text = "sites: { a.example.com: { upstream: \"http://b\" } }\nacme: {}\n";
+        let loaded = config::from_text("gateway.yaml", text, std::path::Path::new("")).unwrap();
+        let acme = loaded.config.acme.unwrap();
+        let settings = acme.authority.clone();
+        let authority = Authority::new(settings.directory.as_str(), Arc::new(Silent));
+        let source = Source { settings, authority, ca_digest: None };
+        let (clock, sources) = (Clock::default(), vec![source.clone()]);
+        let present = Assignment { acme, storage, sources, clock, wanted: Vec::new() };
+        let (target, life) = (Target::default(), Life::new(0, 90 * DAY, b"1"));
+        let ari = Some(Ari::start(&life, 0));
+        let question = Question {
+            present: Arc::new(present),
+            source: Some(source),
+            id: CertId::new("a.example.com"),
+            record: Record { ari, ..Record::new(target, 0) },
+            life: Some(life),
+            renewal_id: Some("a.b".into()),
+        };
+        let ari = question.ask().await.ari.unwrap();
+        let now = Clock::default().now();
+        assert!((now + DAY - 60..=now + DAY).contains(&ari.next_poll), "{ari:?}");
+        assert_eq!((ari.window, ari.errors), (None, 0));
     }
 }

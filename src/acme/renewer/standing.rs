@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::managed::Managed;
-use super::now;
 use crate::acme::schedule::Plan;
 use crate::acme::state::State;
 use crate::acme::storage::CertId;
@@ -31,9 +30,15 @@ pub struct Standing {
 pub type Standings = Arc<ArcSwap<Vec<Standing>>>;
 
 impl Standing {
-    pub(super) fn new(id: &CertId, managed: &Managed, plan: &Plan, parked: Option<i64>) -> Self {
+    pub(super) fn new(
+        id: &CertId,
+        managed: &Managed,
+        plan: &Plan,
+        parked: Option<i64>,
+        now: i64,
+    ) -> Self {
         let record = &managed.record;
-        let is_ordering = managed.is_busy && plan.at <= now();
+        let is_ordering = managed.is_busy && plan.at <= now;
         let at = plan.at.max(parked.unwrap_or(plan.at));
         Self {
             id: id.clone(),

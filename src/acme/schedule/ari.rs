@@ -101,6 +101,12 @@ impl Ari {
         Self { certificate: life.tag().to_owned(), next_poll: now, ..Self::default() }
     }
 
+    /// The authority answers no such questions; it is asked again after a day.
+    pub fn silent(&mut self, now: i64) {
+        self.errors = 0;
+        self.next_poll = now + DAY;
+    }
+
     /// Takes an answer in; whether it changes the window. The moment is drawn anew only then.
     ///
     /// # Errors

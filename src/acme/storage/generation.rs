@@ -45,6 +45,8 @@ pub struct Meta {
     /// What was ordered, and where.
     #[serde(flatten)]
     pub target: Target,
+    /// The directory of the authority that it came from, where that is another than the first.
+    pub issued_by: Option<String>,
     /// When it was saved.
     pub saved_at: i64,
     /// Why it was ordered.

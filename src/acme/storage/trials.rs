@@ -26,6 +26,7 @@ fn pair(names: &[&str], saved_at: i64) -> Pair {
         saved_at,
         why: Some(Why::Backstop),
         order_url: None,
+        issued_by: None,
     };
     Pair { key_pem: Secret(made.signing_key.serialize_pem()), chain_pem: made.cert.pem(), meta }
 }

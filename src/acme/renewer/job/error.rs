@@ -6,10 +6,10 @@ use crate::acme::account::AccountError;
 use crate::acme::backoff;
 use crate::acme::order::OrderError;
 use crate::acme::problem::{Problem, Scope};
-use crate::acme::renewer::now;
 use crate::acme::state::{LastProblem, OutOfTurn, Target};
 use crate::acme::storage::StoreError;
-use crate::acme::time::unix;
+use crate::acme::time::{unix, until};
+use std::time::SystemTime;
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ impl JobError {
             Self::Account(error) => error.call()?.retry_after(),
             _ => None,
         };
-        at.map(|at| unix(at) - now())
+        at.map(until)
     }
 
     pub(super) fn limited_scope(&self, target: &Target) -> backoff::Scope {
@@ -76,7 +76,7 @@ impl JobError {
             Self::Order(error) => error.bad_names(),
             _ => Vec::new(),
         };
-        LastProblem { at: now(), kind, detail: texts(self), names }
+        LastProblem { at: unix(SystemTime::now()), kind, detail: texts(self), names }
     }
 }
 

@@ -8,7 +8,12 @@ use crate::acme::http::{RequestError, Sending, Transport};
 use crate::acme::session::Authority;
 use crate::acme::state::State;
 use crate::acme::storage::Storage;
+use crate::acme::time::Clock;
 use crate::config;
+
+fn now() -> i64 {
+    Clock::default().now()
+}
 
 /// An authority that nobody reaches, and how often it was tried.
 #[derive(Default)]
@@ -38,11 +43,17 @@ fn scene() -> Scene {
     let nobody = Nobody::default();
     let asked = Arc::clone(&nobody.0);
     let acme = loaded.config.acme.unwrap();
-    let target = Target::new(vec!["a.example.com".into()], &acme.directory, None);
-    let authority = Authority::new(acme.directory.as_str(), Arc::new(nobody));
-    let present = Assignment { acme, storage: storage.clone(), authority, wanted: Vec::new() };
+    let settings = acme.authority.clone();
+    let target = Target::new(vec!["a.example.com".into()], &settings.directory, None);
+    let clock = Clock::default();
+    let authority = Authority::new(settings.directory.as_str(), Arc::new(nobody));
+    let authority = authority.with_clock(&clock);
+    let source = Source { settings, authority, ca_digest: None };
+    let (sources, wanted) = (vec![source.clone()], Vec::new());
+    let present = Assignment { acme, storage: storage.clone(), sources, clock, wanted };
     let job = Job {
         present: Arc::new(present),
+        source,
         challenges: Arc::default(),
         id: CertId::new("a.example.com"),
         known: Record::new(target.clone(), now()),
@@ -66,7 +77,14 @@ impl Scene {
         record.due(Why::Missing, now());
         record.ordering(now()).unwrap();
         record.installing(now()).unwrap();
-        record.installed(&Life::of(&saved.certificate.leaf), true, now()).unwrap();
+        record
+            .installed(
+                &Life::of(&saved.certificate.leaf),
+                &self.job.source.settings.directory,
+                true,
+                now(),
+            )
+            .unwrap();
         self.storage.keep_record(&lock, &record).unwrap();
         record
     }
@@ -88,7 +106,8 @@ async fn what_another_process_has_learnt_of_a_failure_is_believed() {
     scene.job.known.since -= 10;
     let mut record = scene.job.known.clone();
     let problem = LastProblem { kind: "dns".into(), ..LastProblem::default() };
-    record.failed("a.example.com", problem, None, None, now());
+    let directories = [scene.job.source.settings.directory.as_str()];
+    record.failed(scene.job.attempt(&directories, None, None), problem, now());
     let lock = scene.storage.lock(&scene.job.id).unwrap().unwrap();
     scene.storage.keep_record(&lock, &record).unwrap();
     drop(lock);
@@ -123,6 +142,7 @@ impl Job {
     fn again(&self) -> Self {
         Self {
             present: Arc::clone(&self.present),
+            source: self.source.clone(),
             challenges: Arc::clone(&self.challenges),
             id: self.id.clone(),
             target: self.target.clone(),
@@ -131,4 +151,20 @@ impl Job {
             why: self.why,
         }
     }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_orders_nothing() {
+    let scene = scene();
+    let written = scene.save();
+    let certificate = scene.storage.load(Place::Live, &scene.job.id).unwrap().generation.unwrap();
+    let life = Life::of(&certificate.certificate.leaf);
+    let clock = &scene.job.present.clock;
+    let job = Job { known: written, why: Why::Expired, ..scene.job.again() };
+    clock.hear(life.not_after - clock.now());
+    assert!(job.was_misled(Some(&life)).await.is_none(), "the authority takes it for expired, too");
+    clock.hear(-2 * DAY);
+    assert!(job.was_misled(Some(&life)).await.is_some(), "it is good by the authority's clock");
+    clock.hear(-60);
+    assert!(job.was_misled(Some(&life)).await.is_none(), "nobody knows better");
 }
