@@ -8,3 +8,4 @@ mod faulty;
 mod gateway;
 mod orders;
 mod scene;
+mod survival;

@@ -245,6 +245,16 @@ impl Problem {
         }
     }
 
+    /// What is mostly the cause, for people; `None` where the authority's words say all.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        let sub = self.subproblems.first();
+        // As an answer it is about the account, within an order about a name.
+        let is_of_account = self.status != 0 && self.r#type == "unauthorized";
+        let own = text::hint(&self.r#type, &self.detail).filter(|_| !is_of_account);
+        own.or_else(|| sub.and_then(|sub| text::hint(&sub.r#type, &sub.detail)))
+    }
+
     /// The page that the authority wants somebody to see.
     #[must_use]
     pub fn link(&self) -> Option<&str> {

@@ -397,6 +397,13 @@ impl Record {
         }
     }
 
+    /// The certificate in service has not ended, as it may have seemed by a clock that was wrong.
+    pub fn lives(&mut self, now: i64) {
+        if self.state == State::Expired {
+            self.enter(self.resting(), now);
+        }
+    }
+
     /// The certificate in service was revoked. What is going on to replace it goes on.
     pub fn revoked(&mut self, now: i64) {
         self.is_revoked = self.issued.is_some();
@@ -586,6 +593,9 @@ mod tests {
     #[test]
     fn expired_and_revoked_do_not_stop_what_replaces_it() {
         let mut record = active();
+        record.expired(10);
+        record.lives(10);
+        assert_eq!(record.state, State::Active);
         record.expired(10);
         assert_eq!(record.state, State::Expired);
         record.revoked(11);

@@ -7,9 +7,9 @@ use wardgate::acme::order::{self, OrderError};
 use wardgate::acme::problem::{Kind, Scope};
 use wardgate::acme::session::{Authority, CallError, Session};
 
-use super::faulty::{Fault, problem};
+use super::faulty::Fault;
 use super::scene::{LIMITS, Scene, by_http, issue, told};
-use crate::support::{Stage, within};
+use crate::support::{Stage, problem, within};
 
 /// The error of an order whose request to `path` is answered so.
 async fn refused(path: &'static str, fault: Fault) -> OrderError {

@@ -24,12 +24,6 @@ pub(super) enum Fault {
     Answer(u16, &'static [(&'static str, &'static str)], String),
 }
 
-/// A problem document of this type and with this text.
-pub(super) fn problem(r#type: &str, detail: &str) -> String {
-    serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{type}"), "detail": detail })
-        .to_string()
-}
-
 pub(super) struct Faulty {
     inner: Arc<dyn Transport>,
     faults: Mutex<Vec<(&'static str, Fault)>>,

@@ -6,7 +6,7 @@ use crate::support::{Client, Connection, Gateway, Pebble, Settings, field, withi
 
 /// A gateway whose sites are served, and an authority that probes it. The sockets have to be there
 /// before the authority can be told of them.
-async fn begin(settings: Settings) -> (Gateway, Pebble) {
+pub(super) async fn begin(settings: Settings) -> (Gateway, Pebble) {
     let gateway = Gateway::start(yaml(&["app.example.com"], "certificate: internal", "")).await;
     let ports = (gateway.address("web"), gateway.address("secure"));
     let pebble = Pebble::start(ports, settings).await;
@@ -14,7 +14,7 @@ async fn begin(settings: Settings) -> (Gateway, Pebble) {
 }
 
 /// Sites with these `names`.
-fn yaml(names: &[&str], certificate: &str, more: &str) -> String {
+pub(super) fn yaml(names: &[&str], certificate: &str, more: &str) -> String {
     let mut text = "listeners:\n  web: { bind: \"127.0.0.1:0\", protocol: http }\n  \
                     secure: { bind: \"127.0.0.1:0\", protocol: https }\nsites:\n"
         .to_owned();
@@ -25,7 +25,7 @@ fn yaml(names: &[&str], certificate: &str, more: &str) -> String {
 }
 
 /// `acme:` at `pebble`, with `more` settings.
-fn at(pebble: &Pebble, more: &str) -> String {
+pub(super) fn at(pebble: &Pebble, more: &str) -> String {
     format!(
         "acme: {{ email: ops@example.com, directory: \"{}\", directory_ca: \"{}\"{more} }}\n",
         pebble.authority.directory,
@@ -33,14 +33,14 @@ fn at(pebble: &Pebble, more: &str) -> String {
     )
 }
 
-fn obtained(name: &'static str) -> impl Fn(&Value) -> bool {
+pub(super) fn obtained(name: &'static str) -> impl Fn(&Value) -> bool {
     move |line| {
         field(line, "message") == "obtained a certificate" && field(line, "certificate") == name
     }
 }
 
 /// A client that trusts nobody but the authority.
-async fn verifying(gateway: &Gateway, pebble: &Pebble, host: &str) -> Client {
+pub(super) async fn verifying(gateway: &Gateway, pebble: &Pebble, host: &str) -> Client {
     gateway.client_of("secure").tls(&pebble.root().await).host(host)
 }
 
@@ -51,7 +51,7 @@ async fn ask(connection: &mut Connection, host: &str) -> u16 {
 }
 
 /// How certificates stand, by the admin API.
-async fn orders(gateway: &Gateway) -> Vec<Value> {
+pub(super) async fn orders(gateway: &Gateway) -> Vec<Value> {
     let reply = Client::new(gateway.admin_address()).host("localhost").get("/status").await;
     let status: Value = serde_json::from_str(&reply.text()).unwrap();
     status["orders"].as_array().unwrap().clone()

@@ -28,6 +28,7 @@ const FIELDS: &[&str] = &[
     // What went wrong.
     "error",
     "faults",
+    "hint",
     "outcome",
     "place",
     "reason",

@@ -56,6 +56,16 @@ impl Gateway {
         Self::start_in(std::mem::replace(&mut self.directory, other), yaml).await
     }
 
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.program.id()
+    }
+
+    /// The directory, for another program than the gateway to be started in.
+    pub(crate) fn take_directory(mut self) -> TempDir {
+        std::mem::replace(&mut self.directory, TempDir::new().unwrap())
+    }
+
     /// A client of the first listener, plain HTTP.
     pub(crate) fn client(&self) -> Client {
         let first = self.log().all().into_iter().find(is_listening).expect("the gateway listens");

@@ -3,6 +3,7 @@
 //! Everything here waits on events and fails after [`PATIENCE`] with what was seen until then;
 //! nothing sleeps. Processes are ended by their own handle when their value is dropped.
 
+mod between;
 mod client;
 mod gateway;
 mod inside;
@@ -16,10 +17,12 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+pub(crate) use between::{Between, Fate, problem};
 pub(crate) use client::{Client, Connection, Reply};
 pub(crate) use gateway::Gateway;
 pub(crate) use inside::Inside;
@@ -49,6 +52,19 @@ pub(crate) fn closed() -> SocketAddr {
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     std::mem::forget(socket);
     address
+}
+
+/// Two addresses that a process may have, and another after it: nothing listens there, and the kernel
+/// gives their ports to nobody who asks for any.
+pub(crate) fn steady() -> (SocketAddr, SocketAddr) {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 5_000).unwrap_or(0);
+    let mut free = std::iter::from_fn(|| {
+        let port = 20_000 + (start * 2 + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        Some(SocketAddr::from(([127, 0, 0, 1], port)))
+    })
+    .filter(|address| std::net::TcpListener::bind(address).is_ok());
+    (free.next().expect("an endless sequence"), free.next().expect("an endless sequence"))
 }
 
 /// A path inside the repository.

@@ -100,7 +100,7 @@ impl Pebble {
         self.program.exit_status().await;
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         let url = self.authority.directory.strip_prefix("https://").unwrap();
         url.split('/').next().unwrap().parse().unwrap()
     }
@@ -161,6 +161,11 @@ impl Pebble {
 
     pub(crate) fn hook_log(&self) -> PathBuf {
         self.directory.path().join("hook.log")
+    }
+
+    /// Its certificate and its key.
+    pub(crate) fn pair(&self) -> (PathBuf, PathBuf) {
+        (self.directory.path().join("server.pem"), self.directory.path().join("server.key"))
     }
 
     /// The CA of the directory's own certificate.

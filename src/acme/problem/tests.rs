@@ -144,3 +144,26 @@ fn whatever_is_sent_is_a_problem_and_no_panic() {
     assert_eq!(said(400, "malformed", &"\u{e9}".repeat(5000)).detail.len(), 2000);
     let _ = said(429, "rateLimited", "retry after 2026-11-25 14:0\u{e9}:00 UTC").retry_after();
 }
+
+#[test]
+fn what_is_mostly_the_cause_is_said_beside_it() {
+    let hint = |r#type: &str, detail: &str| said(0, r#type, detail).hint();
+    let secondary = "During secondary validation: 192.0.2.1: Fetching http://a.test/: Timeout";
+    for (r#type, detail, wanted) in [
+        ("connection", secondary, "several places"),
+        ("unauthorized", secondary, "several places"),
+        ("connection", "Connection refused", "reach the name"),
+        ("dns", "NXDOMAIN looking up A for a.test", "no address"),
+        ("caa", "CAA record for a.test prevents issuance", "CAA record"),
+        ("incorrectResponse", "expected x, got y", "something else answers"),
+    ] {
+        assert!(hint(r#type, detail).unwrap().contains(wanted), "{type}");
+    }
+    assert_eq!(hint("rateLimited", "too many"), None);
+    assert_eq!(said(403, "unauthorized", "no such account").hint(), None);
+    let body = serde_json::json!({ "type": "urn:ietf:params:acme:error:compound", "detail": "two",
+        "subproblems": [ { "type": "urn:ietf:params:acme:error:dns", "detail": "SERVFAIL",
+            "identifier": { "type": "dns", "value": "a.test" } } ] });
+    let problem = Problem::read(400, None, body.to_string().as_bytes(), now());
+    assert!(problem.hint().unwrap().contains("no address"));
+}

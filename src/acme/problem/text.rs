@@ -99,3 +99,25 @@ fn quoted(detail: &str) -> Option<String> {
     let name = detail.split('"').nth(1)?;
     (!name.is_empty()).then(|| name.to_owned())
 }
+
+/// What is mostly the cause of a problem of this type, with this text.
+pub(super) fn hint(r#type: &str, detail: &str) -> Option<&'static str> {
+    let detail = detail.to_ascii_lowercase();
+    if detail.contains("secondary validation") || detail.contains("multi-perspective") {
+        return Some(
+            "the authority looks from several places of the world, and some do not get through: a firewall that bars countries or networks, or name servers that differ",
+        );
+    }
+    Some(match r#type {
+        "connection" => {
+            "the authority has to reach the name from the internet on port 443 or 80: a firewall, a port that is not forwarded, or a name that leads elsewhere"
+        }
+        "dns" => "the name has no address in the DNS, or its name servers do not answer properly",
+        "tls" => "something else ends TLS at this name, or stands in front of the gateway",
+        "incorrectResponse" | "unauthorized" => {
+            "something else answers at this name: another server, a proxy in front, or an old AAAA record"
+        }
+        "caa" => "a CAA record of the name or of a domain above it lets others issue only",
+        _ => return None,
+    })
+}

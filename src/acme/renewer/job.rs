@@ -390,7 +390,8 @@ impl Job {
         } else {
             let until = record.failed(attempt, problem, now);
             let seconds = until - now;
-            tracing::warn!(%certificate, directory, error = told, seconds, "could not obtain a certificate");
+            let hint = error.hint();
+            tracing::warn!(%certificate, directory, error = told, hint, seconds, "could not obtain a certificate");
         }
     }
 

@@ -214,8 +214,9 @@ impl Renewer {
         let directories = present.directories();
         let renew_before = present.acme.renew_before.map(seconds);
         for (id, managed) in &mut self.managed {
-            if managed.life.as_ref().is_some_and(|life| life.is_expired(now)) {
-                managed.record.expired(now);
+            match &managed.life {
+                Some(life) if life.is_expired(now) => managed.record.expired(now),
+                _ => managed.record.lives(now),
             }
             let record = &managed.record;
             let set = record.set();

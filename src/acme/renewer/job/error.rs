@@ -40,6 +40,11 @@ impl JobError {
         }
     }
 
+    /// What is mostly the cause.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        self.problem().and_then(Problem::hint)
+    }
+
     pub(super) fn is_permanent(&self) -> bool {
         match self {
             Self::Order(error) => error.is_permanent(),
@@ -76,7 +81,11 @@ impl JobError {
             Self::Order(error) => error.bad_names(),
             _ => Vec::new(),
         };
-        LastProblem { at: unix(SystemTime::now()), kind, detail: texts(self), names }
+        let detail = match self.hint() {
+            Some(hint) => format!("{}; {hint}", texts(self)),
+            None => texts(self),
+        };
+        LastProblem { at: unix(SystemTime::now()), kind, detail, names }
     }
 }
 
