@@ -8,4 +8,5 @@ mod faulty;
 mod gateway;
 mod orders;
 mod scene;
+mod second;
 mod survival;

@@ -202,6 +202,22 @@ impl PrivateDir {
         Ok(target)
     }
 
+    /// Removes the entries that have not been changed for longest, where there are more than `most`.
+    pub(crate) fn bound(&self, most: usize) -> io::Result<()> {
+        let mut entries: Vec<_> = fs::read_dir(&self.0)?.collect::<io::Result<_>>()?;
+        let surplus = entries.len().saturating_sub(most);
+        if surplus == 0 {
+            return Ok(());
+        }
+        entries.sort_by_cached_key(|entry| entry.metadata().and_then(|it| it.modified()).ok());
+        for entry in &entries[..surplus] {
+            let is_directory = entry.file_type()?.is_dir();
+            let path = entry.path();
+            if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) }?;
+        }
+        Ok(())
+    }
+
     /// Moves the file aside, to a name that tells when, and returns it.
     pub(crate) fn quarantine(&self, _lock: &Lock, name: &str) -> io::Result<PathBuf> {
         let (mut target, mut attempt) = (self.path(&format!("{name}.bad")), 1);
@@ -373,5 +389,29 @@ mod tests {
             assert_eq!(dir.quarantine(&lock, "x").unwrap(), dir.path(wanted));
             assert_eq!(fs::read_to_string(dir.path(wanted)).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn of_what_was_moved_aside_the_newest_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = PrivateDir::open(root.path()).unwrap();
+        let now = std::time::SystemTime::now();
+        for age in 0..5_u32 {
+            let path = dir.path(&format!("{age}.bad"));
+            if age % 2 == 0 {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("inside"), "x").unwrap();
+            } else {
+                fs::write(&path, "x").unwrap();
+            }
+            let made = now - std::time::Duration::from_secs(60) * age;
+            File::open(&path).unwrap().set_modified(made).unwrap();
+        }
+        dir.bound(9).unwrap();
+        assert_eq!(dir.names().unwrap().len(), 5);
+        dir.bound(2).unwrap();
+        let mut left = dir.names().unwrap();
+        left.sort();
+        assert_eq!(left, ["0.bad", "1.bad"]);
     }
 }

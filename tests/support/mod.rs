@@ -28,7 +28,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use inside::Inside;
 pub(crate) use lines::field;
 pub(crate) use origin::{Answer, Origin, Received};
-pub(crate) use pebble::{EXTERNAL_KEY, Pebble, Settings};
+pub(crate) use pebble::{EXTERNAL_KEY, Pebble, Settings, write_certificates};
 pub(crate) use peer::{Peer, command};
 pub(crate) use program::{Program, run};
 pub(crate) use stage::Stage;

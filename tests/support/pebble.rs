@@ -314,7 +314,7 @@ fn transport(directory: &Path, limits: Limits) -> Arc<dyn Transport> {
 }
 
 /// A CA for this one server, and the server's certificate.
-fn write_certificates(directory: &Path) {
+pub(crate) fn write_certificates(directory: &Path) {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();

@@ -155,6 +155,8 @@ fn what_is_mostly_the_cause_is_said_beside_it() {
         ("connection", "Connection refused", "reach the name"),
         ("dns", "NXDOMAIN looking up A for a.test", "no address"),
         ("caa", "CAA record for a.test prevents issuance", "CAA record"),
+        ("malformed", "Contact information is missing", "acme.email"),
+        ("invalidContact", "not an address", "acme.email"),
         ("incorrectResponse", "expected x, got y", "something else answers"),
     ] {
         assert!(hint(r#type, detail).unwrap().contains(wanted), "{type}");

@@ -108,6 +108,9 @@ pub(super) fn hint(r#type: &str, detail: &str) -> Option<&'static str> {
             "the authority looks from several places of the world, and some do not get through: a firewall that bars countries or networks, or name servers that differ",
         );
     }
+    if detail.contains("contact information") || r#type.ends_with("Contact") {
+        return Some("the authority wants an address that it takes in `acme.email`");
+    }
     Some(match r#type {
         "connection" => {
             "the authority has to reach the name from the internet on port 443 or 80: a firewall, a port that is not forwarded, or a name that leads elsewhere"

@@ -306,6 +306,8 @@ impl Storage {
             dir.write(&lock.lock, CURRENT, text.as_bytes()).map_err(at(dir, CURRENT))?;
         }
         prune(dir, kept.unwrap_or(0), &mut |_| Ok(()));
+        // They are for people to look at, and nobody may.
+        let _ = self.quarantine.bound(QUARANTINED);
         dir.sync().map_err(at(dir, ""))
     }
 
@@ -316,6 +318,9 @@ impl Storage {
         }
     }
 }
+
+/// How many damaged files and directories are kept for people to look at.
+const QUARANTINED: usize = 64;
 
 const CURRENT: &str = "current";
 const KEY: &str = "key.pem";
