@@ -5,6 +5,7 @@
 //! 2 the configuration has faults or the command line is wrong.
 
 mod ask;
+mod certs;
 mod status;
 mod windows_service;
 
@@ -78,6 +79,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at certificates, renew, restore or revoke them
+    Certs(certs::Certs),
     /// Print the JSON Schema of gateway.yaml
     Schema,
     /// Run a gateway for one name and one server, without a file
@@ -151,6 +154,7 @@ fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
         },
         Command::Reload(place) => ask::reload(&place),
         Command::Status { place, json } => ask::status(&place, json),
+        Command::Certs(certs) => certs::perform(certs),
         Command::Schema => print(&format!("{:#}\n", config::schema::json())),
         Command::Proxy { from, to } => proxy(&from, &to, manager),
         Command::Trust { file } => match load(file.as_deref())? {

@@ -1,5 +1,6 @@
 //! Orders at a real authority, proven through the gateway's own listeners.
 
+mod certs;
 mod challenges;
 mod connections;
 mod crash;

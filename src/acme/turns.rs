@@ -60,6 +60,12 @@ impl Turns {
         self.0.get(directory).map_or(0, |turn| turn.fails)
     }
 
+    /// Whether it limits everything that we ask of it.
+    #[must_use]
+    pub fn is_limited(&self, directory: &str) -> bool {
+        self.0.get(directory).is_some_and(|turn| turn.is_limited)
+    }
+
     /// Something has changed, so that what failed may succeed. Limits stay.
     pub fn reset(&mut self) {
         self.0.retain(|_, turn| turn.is_limited);

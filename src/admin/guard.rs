@@ -8,11 +8,12 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
+use super::certs;
 use super::token::{Token, is_same};
 use crate::net::{Host, HostRef};
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Question {
     Live,
     Ready,
@@ -20,6 +21,7 @@ pub(super) enum Question {
     Config,
     Status,
     Reload,
+    Certs(certs::Question),
 }
 
 /// Why a request is not answered.
@@ -43,6 +45,9 @@ pub(super) struct Rules<'a> {
     pub(super) made: Option<&'a Token>,
 }
 
+const NO_SUCH_PATH: &str =
+    "there are /live, /ready, /metrics, /config, /status, /reload, /certs, /renew, /account\n";
+
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The types that a page may send anywhere without asking (Fetch §2.2.2).
@@ -57,14 +62,24 @@ impl Question {
             "/config" => Self::Config,
             "/status" => Self::Status,
             "/reload" => Self::Reload,
-            _ => return None,
+            path => Self::Certs(certs::Question::of(path)?),
         })
     }
 
-    fn allows(self, method: &Method) -> bool {
+    /// Whether it changes something.
+    fn is_change(&self) -> bool {
         match self {
-            Self::Reload => *method == Method::POST,
-            _ => matches!(*method, Method::GET | Method::HEAD),
+            Self::Reload => true,
+            Self::Certs(question) => question.is_change(),
+            _ => false,
+        }
+    }
+
+    fn allows(&self, method: &Method) -> bool {
+        if self.is_change() {
+            *method == Method::POST
+        } else {
+            matches!(*method, Method::GET | Method::HEAD)
         }
     }
 }
@@ -78,24 +93,23 @@ pub(super) fn admit(head: &Parts, rules: Rules<'_>) -> Result<Question, Refusal>
         return Err(refuse(403, "pages of other sites may not ask this\n"));
     }
     let Some(question) = Question::of(head.uri.path()) else {
-        return Err(refuse(404, "there are /live, /ready, /metrics, /config, /status, /reload\n"));
+        return Err(refuse(404, NO_SUCH_PATH));
     };
     if !question.allows(&head.method) {
-        let (text, allow) = match question {
-            Question::Reload => ("POST only\n", "POST"),
-            _ => ("GET and HEAD only\n", "GET, HEAD"),
+        let (text, allow) = if question.is_change() {
+            ("POST only\n", "POST")
+        } else {
+            ("GET and HEAD only\n", "GET, HEAD")
         };
         return Err(Refusal { allow: Some(allow), ..refuse(405, text) });
     }
-    if question == Question::Reload && is_form(&head.headers) {
+    if question.is_change() && is_form(&head.headers) {
         return Err(refuse(403, "forms may not ask this\n"));
     }
     let needs_token = match question {
         Question::Live | Question::Ready => false,
-        Question::Metrics | Question::Config | Question::Status => {
-            rules.configured.is_some() || !rules.is_loopback
-        }
-        Question::Reload => true,
+        _ if question.is_change() => true,
+        _ => rules.configured.is_some() || !rules.is_loopback,
     };
     if needs_token && !shows_token(&head.headers, rules) {
         return Err(refuse(401, "this needs the admin token\n"));
@@ -182,6 +196,10 @@ mod tests {
     }
 
     const HOST: Field<'_> = ("host", "localhost:2019");
+    fn list() -> Question {
+        Question::Certs(certs::Question::List)
+    }
+
     const TOKEN: Field<'_> = ("authorization", "Bearer word");
 
     #[test]
@@ -240,6 +258,13 @@ mod tests {
             ("GET /status", vec![away, TOKEN], beyond, Ok(Question::Status)),
             ("GET /status", vec![away], beyond, Err(401)),
             ("GET /ready", vec![away], beyond, Ok(Question::Ready)),
+            ("GET /certs", vec![HOST], loopback, Ok(list())),
+            ("GET /certs", vec![HOST], with_word, Err(401)),
+            ("POST /certs", vec![HOST, TOKEN], with_word, Err(405)),
+            ("POST /certs/a/renew", vec![HOST], loopback, Err(401)),
+            ("GET /certs/a/renew", vec![HOST, TOKEN], with_word, Err(405)),
+            ("GET /account", vec![HOST], loopback, Ok(Question::Certs(certs::Question::Account))),
+            ("POST /account/rollover", vec![HOST], loopback, Err(401)),
         ] {
             assert_eq!(outcome(line, &fields, rules), wanted, "{line} {fields:?} {rules:?}");
         }

@@ -1,9 +1,11 @@
 //! The admin listener: what supervisors and operators ask of a running gateway.
 //!
-//! Answers `/live` (the process answers), `/ready` (it serves), `/metrics`, `/config`, `/status` and
-//! `POST /reload`. Called by `app`, which lends it what it tells about ([`Desk`]). Reads, and changes
-//! nothing itself: a reload is passed on through [`Control`]. `guard` keeps browsers out.
+//! Answers `/live` (the process answers), `/ready` (it serves), `/metrics`, `/config`, `/status`,
+//! `POST /reload` and what [`certs`] has about certificates. Called by `app`, which lends it what it
+//! tells about ([`Desk`]). Reads, and changes nothing itself: a reload is passed on through
+//! [`Control`]. `guard` keeps browsers out.
 
+pub mod certs;
 pub mod control;
 mod guard;
 mod server;
@@ -21,6 +23,7 @@ use crate::config::listener::Protocol;
 use crate::proxy::gateway::Shared;
 pub use control::{Attempted, Control, LastReload, Outcome, Reload, Stopping};
 pub use server::serve;
+pub use status::timestamp;
 pub use token::Token;
 
 /// What the admin listener tells about, and whom it passes requests on to.
@@ -39,6 +42,8 @@ pub struct Desk {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// How the certificates stand that an authority issues.
     pub orders: Box<dyn Fn() -> Vec<OrderStatus> + Send + Sync>,
+    /// Answers what is asked about certificates.
+    pub certs: Box<certs::Answer>,
     /// The body of `/metrics`.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// The token under `storage:`; `None` when it could not be made. `admin.token` of the

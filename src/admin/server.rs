@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::{Outcome, Stopping};
 use super::guard::{self, Question, Refusal, Rules};
-use super::{Desk, status};
+use super::{Desk, certs, status};
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// Connections at once; supervisors need few.
@@ -26,7 +26,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// Time for a request's head, for its body, and for a connection without a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of a request's head, and of its body: no question has one.
+/// Bytes of a request's head, and of its body: a chain and its key have ten thousand.
 const MOST: usize = 64 << 10;
 
 type Answer = Response<Full<Bytes>>;
@@ -85,11 +85,11 @@ where
         Ok(question) => question,
         Err(refusal) => return refused(refusal),
     };
-    match tokio::time::timeout(PATIENCE, Limited::new(body, MOST).collect()).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "no body is needed\n"),
+    let body = match tokio::time::timeout(PATIENCE, Limited::new(body, MOST).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not come\n"),
-    }
+    };
     match question {
         Question::Live => text(StatusCode::OK, "live\n"),
         Question::Ready => {
@@ -101,6 +101,13 @@ where
         Question::Config => typed(StatusCode::OK, YAML, desk.view.load().effective.clone()),
         Question::Status => json(StatusCode::OK, &status::json(desk, SystemTime::now())),
         Question::Reload => reloaded(desk.control.reload("admin").await),
+        Question::Certs(question) => match certs::arguments(&body) {
+            Ok(arguments) => {
+                let reply = (desk.certs)(question, arguments).await;
+                json(reply.status, &reply.body)
+            }
+            Err(reply) => json(reply.status, &reply.body),
+        },
     }
 }
 

@@ -137,7 +137,8 @@ fn days_left(end: SystemTime, now: SystemTime) -> i64 {
 }
 
 /// RFC 3339 in UTC, to the second.
-fn timestamp(at: SystemTime) -> Value {
+#[must_use]
+pub fn timestamp(at: SystemTime) -> Value {
     let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().cast_signed();
     let spelled =
         OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|at| at.format(&Rfc3339).ok());

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::acme::http::Client;
-use crate::acme::renewer::{Assignment, Renewer, Source, Standings, Wanted};
+use crate::acme::renewer::{Assignment, Command, Renewer, Source, Standings, Wanted};
 use crate::acme::session::Authority;
 use crate::acme::storage::{CertId, Place, Storage, StoreError};
 use crate::acme::time::Clock;
@@ -72,7 +72,7 @@ pub(super) struct Sources {
 
 /// A certificate that an authority issues.
 #[derive(Clone, Debug)]
-struct Managed {
+pub(super) struct Managed {
     id: CertId,
     /// As an [`Entry`].
     name: String,
@@ -123,12 +123,12 @@ pub(super) fn load(
     Ok((sources, assignment))
 }
 
-fn internal_id(site: &Site) -> String {
+pub(super) fn internal_id(site: &Site) -> String {
     format!("internal:{}", site.name)
 }
 
 /// What sites want of an authority, and which of their names only the local CA certifies.
-fn managed(config: &Config) -> (Vec<Managed>, Vec<(String, Vec<HostPattern>)>) {
+pub(super) fn managed(config: &Config) -> (Vec<Managed>, Vec<(String, Vec<HostPattern>)>) {
     let (mut managed, mut local) = (Vec::new(), Vec::new());
     for site in &config.sites {
         let SiteCertificate::Acme { all } = site.certificate else { continue };
@@ -284,6 +284,21 @@ impl Sources {
 }
 
 impl Managed {
+    /// What it is kept as.
+    pub(super) fn id(&self) -> &CertId {
+        &self.id
+    }
+
+    /// The names that the authority certifies.
+    pub(super) fn patterns(&self) -> &[HostPattern] {
+        &self.patterns
+    }
+
+    /// Whether it is the one of `site`.
+    pub(super) fn is_of(&self, site: &Site) -> bool {
+        self.id == CertId::new(&site.name)
+    }
+
     fn entry(&self, certificate: Certificate) -> Entry {
         Entry::new(self.name.as_str(), self.patterns.clone(), certificate)
     }
@@ -307,13 +322,31 @@ impl Certificates {
         self.assignments.send_replace(assignment);
     }
 
-    /// The task that keeps what authorities issue.
-    pub(super) fn renewer(self: &Arc<Self>) -> Renewer {
+    /// What an authority has issued and is served.
+    pub(super) fn obtained(&self, id: &CertId) -> Option<Certificate> {
+        let sources = Arc::clone(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        sources.managed.iter().find(|one| one.id == *id)?.obtained.clone()
+    }
+
+    /// What is served as the entry called `id`.
+    pub(super) fn served(&self, id: &str) -> Option<Certificate> {
+        let sources = Arc::clone(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        let entry = sources.entries.iter().find(|entry| **entry.id() == *id)?;
+        Some(entry.certificate().clone())
+    }
+
+    /// What the renewer is to keep.
+    pub(super) fn assignment(&self) -> Option<Arc<Assignment>> {
+        self.assignments.borrow().clone()
+    }
+
+    /// The task that keeps what authorities issue, and does what comes through `commands`.
+    pub(super) fn renewer(self: &Arc<Self>, commands: mpsc::Receiver<Command>) -> Renewer {
         let certificates = Arc::clone(self);
         let install = move |id: &CertId, certificate| certificates.install(id, certificate);
         let challenges = Arc::clone(self.store.challenges());
         let (assignments, standings) = (self.assignments.subscribe(), Arc::clone(&self.standings));
-        Renewer::new(challenges, Arc::new(install), assignments, standings)
+        Renewer::new(challenges, Arc::new(install), assignments, standings, commands)
     }
 
     /// Serves a certificate that was obtained.

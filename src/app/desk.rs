@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 
+use super::certs::CertDesk;
 use super::listeners::NextSocket;
 use super::running::Running;
 use super::state::State;
@@ -35,6 +36,11 @@ impl Running {
         let (state, census) = (self.stage.watch(), Arc::clone(&self.census));
         let shared = Arc::clone(&self.shared);
         let standings = Arc::clone(&self.certificates.standings);
+        let certs = CertDesk {
+            shared: Arc::clone(&self.shared),
+            certificates: Arc::clone(&self.certificates),
+            commands: self.commands.clone(),
+        };
         Desk {
             control: self.control.clone(),
             shared: Arc::clone(&self.shared),
@@ -46,6 +52,9 @@ impl Running {
             }),
             connections: Box::new(move || census.count()),
             orders: Box::new(move || standings.load().iter().map(order).collect()),
+            certs: Box::new(move |question, arguments| {
+                Box::pin(certs.clone().answer(question, arguments))
+            }),
             metrics: Box::new(move || shared.scrape()),
             token: ArcSwapOption::from_pointee(token),
             started: self.started,

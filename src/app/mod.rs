@@ -4,6 +4,7 @@
 //! start fails early or not at all.
 
 mod certificates;
+pub mod certs;
 mod desk;
 mod greeting;
 mod inputs;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use crate::acme::renewer::Commands;
 use crate::admin::control::Reload;
 use crate::config::process::Shutdown;
 use crate::listen::{BindError, Inherited};
@@ -209,12 +211,13 @@ async fn start(
     });
     let first = first.await.map_err(|_| StartError::Panicked)??;
     let launch = (file, log, access_file, control, last);
-    let mut running = Running::new(&first, certificates, metrics, stage, launch);
+    let (commands, receiver) = Commands::channel();
+    let mut running = Running::new(&first, (certificates, commands), metrics, stage, launch);
     running.put_in_force(first);
     let keep =
         certificates::keep(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("certificates", keep);
-    let renew = running.certificates.renewer().keep(running.background.stop_token());
+    let renew = running.certificates.renewer(receiver).keep(running.background.stop_token());
     running.background.spawn("acme", renew);
     Ok((running, requests))
 }

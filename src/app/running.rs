@@ -17,6 +17,7 @@ use super::inputs::Inputs;
 use super::listeners::{NextSocket, Origin, Socket};
 use super::prepare::{AdminPlace, Basis, Current, NextAdmin, Prepared};
 use super::state::Stage;
+use crate::acme::renewer::Commands;
 use crate::admin::{self, Control, Desk, LastReload, View};
 use crate::config::process::LogFile;
 use crate::listen::connection::{Census, Door, Surroundings, accept};
@@ -40,6 +41,8 @@ pub(super) struct Running {
     pub(super) engine: Arc<Engine>,
     pub(super) census: Arc<Census>,
     pub(super) certificates: Arc<Certificates>,
+    /// Asks the renewer.
+    pub(super) commands: Commands,
     /// The file that a reload reads.
     pub(super) file: Option<PathBuf>,
     pub(super) inputs: Inputs,
@@ -90,7 +93,7 @@ impl Running {
     /// What is to run `first`, before it does.
     pub(super) fn new(
         first: &Prepared,
-        certificates: Arc<Certificates>,
+        (certificates, commands): (Arc<Certificates>, Commands),
         metrics: Arc<Metrics>,
         stage: Stage,
         launch: (Option<PathBuf>, LogControl, Option<LogFile>, Control, LastReload),
@@ -107,6 +110,7 @@ impl Running {
             shared,
             census: Arc::default(),
             certificates,
+            commands,
             file,
             inputs: Inputs::default(),
             watched: watch::Sender::default(),

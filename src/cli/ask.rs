@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -26,7 +26,7 @@ use crate::config;
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Time for the answer: a reload reads and builds everything.
-const ANSWER: Duration = Duration::from_secs(120);
+pub(super) const ANSWER: Duration = Duration::from_secs(120);
 
 /// Bytes of an answer; ten thousand sites take a tenth of it.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -45,9 +45,11 @@ pub(super) struct Where {
 }
 
 /// A gateway that can be asked.
-struct Contact {
+pub(super) struct Contact {
     address: SocketAddr,
     token: Secret,
+    /// The token is one that was given, and not the one that the gateway made.
+    is_told: bool,
 }
 
 /// Where a token comes from.
@@ -57,21 +59,26 @@ enum Secret {
 }
 
 /// What a gateway answered.
-struct Reply {
-    status: StatusCode,
-    body: Value,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Where {
+    /// The gateway of `file`, or the one at `admin`.
+    pub(super) fn new(
+        file: &Option<PathBuf>,
+        admin: Option<SocketAddr>,
+        token_file: &Option<PathBuf>,
+    ) -> Self {
+        Self { file: file.clone(), admin, token_file: token_file.clone() }
+    }
 }
 
 /// `wardgate reload`.
 pub(super) fn reload(place: &Where) -> anyhow::Result<u8> {
     let contact = Contact::find(place)?;
-    let token = contact.token.read().or_else(|error| {
-        // Without a gateway there need not be a token, and that is the better reason.
-        std::net::TcpStream::connect_timeout(&contact.address, CONNECT)
-            .with_context(|| unanswered(contact.address))?;
-        Err(error)
-    })?;
-    let reply = contact.ask(Method::POST, "/reload", Some(&token))?;
+    let reply = contact.change("/reload", &Value::Null, ANSWER)?;
     let text = |key: &str| reply.body[key].as_str().unwrap_or_default();
     let generation = &reply.body["generation"];
     match (reply.status, text("outcome")) {
@@ -100,26 +107,17 @@ pub(super) fn reload(place: &Where) -> anyhow::Result<u8> {
 /// `wardgate status`.
 pub(super) fn status(place: &Where, as_json: bool) -> anyhow::Result<u8> {
     let contact = Contact::find(place)?;
-    // On loopback everybody may look, so a token that cannot be read is no obstacle yet.
-    let token = contact.token.read();
-    let shown = match (&token, &contact.token, &place.token_file) {
-        (Ok(token), Secret::Configured(_), _) | (Ok(token), _, Some(_)) => Some(&**token),
-        _ => None,
-    };
-    let reply = contact.ask(Method::GET, "/status", shown)?;
+    let reply = contact.look("/status")?;
     match reply.status {
         StatusCode::OK if as_json => print(&format!("{:#}\n", reply.body)),
         StatusCode::OK => print(&status::text(&reply.body)),
-        StatusCode::UNAUTHORIZED if shown.is_none() => {
-            token?;
-            contact.refused(&reply)
-        }
         _ => contact.refused(&reply),
     }
 }
 
 impl Contact {
-    fn find(place: &Where) -> anyhow::Result<Self> {
+    /// Where the gateway is, and the token for it.
+    pub(super) fn find(place: &Where) -> anyhow::Result<Self> {
         let file = config::find(place.file.as_deref());
         if place.file.is_some() && !file.exists() && place.admin.is_none() {
             bail!("there is no {}", file.display());
@@ -136,18 +134,69 @@ impl Contact {
             (None, Some(word)) => Secret::Configured(word),
             (None, None) => Secret::File(token::path(&outline.storage)),
         };
-        Ok(Self { address: reachable(address), token })
+        let is_told = place.token_file.is_some() || matches!(token, Secret::Configured(_));
+        Ok(Self { address: reachable(address), token, is_told })
     }
 
-    fn ask(&self, method: Method, path: &str, token: Option<&str>) -> anyhow::Result<Reply> {
+    /// Whether something listens there.
+    pub(super) fn is_there(&self) -> bool {
+        std::net::TcpStream::connect_timeout(&self.address, CONNECT).is_ok()
+    }
+
+    /// What to say when nothing does.
+    pub(super) fn unanswered(&self) -> String {
+        unanswered(self.address)
+    }
+
+    /// Asks for something that changes nothing.
+    pub(super) fn look(&self, path: &str) -> anyhow::Result<Reply> {
+        // On loopback everybody may look, so a token that cannot be read is no obstacle yet.
+        let token = self.token.read();
+        let shown = token.as_deref().ok().filter(|_| self.is_told);
+        let reply = self.ask(Method::GET, path, (shown, &Value::Null), ANSWER)?;
+        if reply.status == StatusCode::UNAUTHORIZED && shown.is_none() {
+            token?;
+        }
+        Ok(reply)
+    }
+
+    /// Has something changed, which takes at most `patience`.
+    pub(super) fn change(
+        &self,
+        path: &str,
+        arguments: &Value,
+        patience: Duration,
+    ) -> anyhow::Result<Reply> {
+        let token = self.token.read().or_else(|error| {
+            // Without a gateway there need not be a token, and that is the better reason.
+            std::net::TcpStream::connect_timeout(&self.address, CONNECT)
+                .with_context(|| unanswered(self.address))?;
+            Err(error)
+        })?;
+        self.ask(Method::POST, path, (Some(&token), arguments), patience)
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        (token, arguments): (Option<&str>, &Value),
+        patience: Duration,
+    ) -> anyhow::Result<Reply> {
         let mut request =
             Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Empty::new()).context("the token is no word")?;
+        let body = if arguments.is_null() {
+            Bytes::new()
+        } else {
+            request = request.header(CONTENT_TYPE, "application/json");
+            arguments.to_string().into()
+        };
+        let request = request.body(Full::new(body)).context("the token is no word")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (status, body) = runtime.block_on(self.exchange(request))?;
+        let (status, body) = runtime.block_on(self.exchange(request, patience))?;
         // Refusals are text.
         let text = || Value::from(String::from_utf8_lossy(&body).trim().to_owned());
         Ok(Reply { status, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()) })
@@ -155,7 +204,8 @@ impl Contact {
 
     async fn exchange(
         &self,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
+        patience: Duration,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         let address = self.address;
         let connect = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
@@ -180,14 +230,14 @@ impl Contact {
                 }
             }
         };
-        let answer = tokio::time::timeout(ANSWER, answer).await;
+        let answer = tokio::time::timeout(patience, answer).await;
         answer
-            .with_context(|| format!("{address} did not answer within {} s", ANSWER.as_secs()))?
+            .with_context(|| format!("{address} did not answer within {} s", patience.as_secs()))?
             .with_context(|| format!("what listens at {address} does not answer like a gateway"))
     }
 
     /// Says why there is no answer.
-    fn refused(&self, reply: &Reply) -> anyhow::Result<u8> {
+    pub(super) fn refused(&self, reply: &Reply) -> anyhow::Result<u8> {
         let (address, status) = (self.address, reply.status.as_u16());
         match (reply.status, &self.token) {
             (StatusCode::UNAUTHORIZED, Secret::File(path)) => {

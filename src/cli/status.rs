@@ -137,7 +137,7 @@ fn rows(
 }
 
 /// A title and aligned rows below it. What the last cell has no room for goes on below it.
-fn section(title: &str, (count, rows): (usize, Vec<Vec<String>>)) -> String {
+pub(super) fn section(title: &str, (count, rows): (usize, Vec<Vec<String>>)) -> String {
     if count == 0 {
         return String::new();
     }
@@ -162,7 +162,7 @@ fn section(title: &str, (count, rows): (usize, Vec<Vec<String>>)) -> String {
 }
 
 /// Puts the words of `text` after `line`, and below at `indent` what finds no room.
-fn wrap(out: &mut String, mut line: String, text: &str, indent: usize) {
+pub(super) fn wrap(out: &mut String, mut line: String, text: &str, indent: usize) {
     for word in text.split(' ') {
         let is_begun = !line.trim().is_empty();
         if is_begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
@@ -176,7 +176,7 @@ fn wrap(out: &mut String, mut line: String, text: &str, indent: usize) {
 }
 
 /// A text without what would move the cursor: some of it comes from servers.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     let text = value.as_str().unwrap_or_default().chars();
     text.map(|char| if char.is_control() { '?' } else { char }).collect()
 }
@@ -187,7 +187,7 @@ fn list(value: &Value) -> String {
 }
 
 /// `2026-07-01 12:00:00 UTC` for RFC 3339.
-fn moment(value: &Value) -> String {
+pub(super) fn moment(value: &Value) -> String {
     plain(value).replace('T', " ").replace('Z', " UTC")
 }
 

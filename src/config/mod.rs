@@ -46,6 +46,7 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span, without_excerpts};
 pub use load::{LoadError, Loaded, find, from_text, load};
+pub(crate) use nearest::nearest;
 pub use outline::{Outline, outline};
 pub use system::system_directory;
 

@@ -6,7 +6,7 @@
 /// The candidate nearest to `word`, if one is near enough to be a slip of the keyboard.
 ///
 /// One edit is allowed per three characters, at least one; a difference in case alone is none.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -51,6 +51,20 @@ impl HostName {
     }
 }
 
+/// `name`, perhaps a wildcard, as people write it, where that is another form than its ASCII one:
+/// `bücher.example` for `xn--bcher-kva.example`. To be shown beside the ASCII form, for letters of
+/// two alphabets may look alike.
+#[must_use]
+pub fn unicode_form(name: &str) -> Option<String> {
+    if !name.contains("xn--") {
+        return None;
+    }
+    let (unicode, outcome) = idna::domain_to_unicode(name.trim_start_matches("*."));
+    let wild = if name.starts_with("*.") { "*." } else { "" };
+    let unicode = format!("{wild}{unicode}");
+    (outcome.is_ok() && unicode != name).then_some(unicode)
+}
+
 impl AsRef<str> for HostName {
     fn as_ref(&self) -> &str {
         &self.0
@@ -348,6 +362,19 @@ fn parse_port(text: &str) -> Result<Option<u16>, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_shown_as_people_write_them_where_that_differs() {
+        for (name, wanted) in [
+            ("xn--bcher-kva.example", Some("bücher.example")),
+            ("*.xn--bcher-kva.example", Some("*.bücher.example")),
+            ("a.example", None),
+            ("xn--a.example", None),
+            ("10.0.0.1", None),
+        ] {
+            assert_eq!(unicode_form(name).as_deref(), wanted, "{name}");
+        }
+    }
 
     #[test]
     fn a_name_has_one_spelling() {

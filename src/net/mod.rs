@@ -16,5 +16,5 @@ pub use alarm::Alarm;
 pub use cidr::{Cidr, CidrError, CidrSet};
 pub use fields::Fields;
 pub use head::{LONGEST_METHOD, RequestHead};
-pub use host::{Host, HostError, HostName, HostNameError, HostNameRef, HostRef};
+pub use host::{Host, HostError, HostName, HostNameError, HostNameRef, HostRef, unicode_form};
 pub use pattern::{HostPattern, HostPatternError};

@@ -44,7 +44,7 @@ pub(super) async fn verifying(gateway: &Gateway, pebble: &Pebble, host: &str) ->
     gateway.client_of("secure").tls(&pebble.root().await).host(host)
 }
 
-async fn ask(connection: &mut Connection, host: &str) -> u16 {
+pub(super) async fn ask(connection: &mut Connection, host: &str) -> u16 {
     let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     connection.send(head.as_bytes()).await.unwrap();
     connection.read_reply(false).await.unwrap().status

@@ -6,8 +6,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-pub(super) use self::error::JobError;
-use self::error::texts;
+pub(super) use self::error::{JobError, texts};
 use super::{Assignment, Source};
 use crate::acme::dns::Dns;
 use crate::acme::journal::Journal;

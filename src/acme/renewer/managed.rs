@@ -16,6 +16,8 @@ pub(super) struct Managed {
     pub(super) renewal_id: Option<String>,
     /// A job is at it.
     pub(super) is_busy: bool,
+    /// The job is an order.
+    pub(super) is_ordering: bool,
     /// Not to be touched before.
     pub(super) again_at: Option<i64>,
 }
@@ -55,7 +57,12 @@ pub(super) fn read_all(present: &Assignment, change: Change, now: i64) -> Vec<(C
 
 impl Managed {
     /// What the disk says. Blocks on it.
-    fn read(storage: &Storage, id: &CertId, target: &Target, now: i64) -> Result<Read, StoreError> {
+    pub(super) fn read(
+        storage: &Storage,
+        id: &CertId,
+        target: &Target,
+        now: i64,
+    ) -> Result<Read, StoreError> {
         let found = storage.load(Place::Live, id)?.generation;
         let mut managed = Self::unknown(target.clone(), now);
         if let Some(record) = storage.record(id)? {
@@ -96,7 +103,7 @@ impl Managed {
 
     /// Takes over what this process knows better than the disk, which may not be writable.
     pub(super) fn go_on_from(&mut self, known: &Self, change: Change, now: i64) {
-        self.is_busy = known.is_busy;
+        (self.is_busy, self.is_ordering) = (known.is_busy, known.is_ordering);
         self.again_at = known.again_at;
         let is_newer = known.record.since > self.record.since;
         if known.record.target == self.record.target && is_newer {
@@ -119,6 +126,13 @@ impl Managed {
 
     fn unknown(target: Target, now: i64) -> Self {
         let record = Record::new(target, now);
-        Self { record, life: None, renewal_id: None, is_busy: false, again_at: None }
+        Self {
+            record,
+            life: None,
+            renewal_id: None,
+            is_busy: false,
+            is_ordering: false,
+            again_at: None,
+        }
     }
 }

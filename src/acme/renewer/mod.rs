@@ -6,6 +6,7 @@
 //! takes minutes delays nobody. Nothing here serves a certificate: [`Install`] does.
 
 mod account;
+mod command;
 mod job;
 mod managed;
 mod poll;
@@ -18,10 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::command::Requests;
+pub use self::command::{
+    Command, Commands, Deed, Ended, Known, Pending, Taken, Verdict, Work, restore,
+};
 use self::job::{Done, Job};
 use self::managed::{Change, Managed, read_all};
 pub use self::source::{Assignment, Source, Wanted};
@@ -64,6 +69,8 @@ pub struct Renewer {
     clock: Clock,
     /// How far the authority's clock was ahead when that was said last.
     told_ahead: i64,
+    commands: mpsc::Receiver<Command>,
+    requests: Requests,
 }
 
 /// What a job came to.
@@ -72,6 +79,7 @@ enum Finished {
     Ordered(CertId, Box<Done>),
     Asked(CertId, Box<poll::Asked>),
     Nothing,
+    Acted(CertId, Box<Done>, Verdict, oneshot::Sender<Verdict>),
 }
 
 /// What is to be done, and when there is more.
@@ -83,13 +91,15 @@ struct Turn {
 }
 
 impl Renewer {
-    /// A task for whatever comes through `assignments`, which tells `standings` how they stand.
+    /// A task for whatever comes through `assignments`, which tells `standings` how they stand and
+    /// does what is asked through `commands`.
     #[must_use]
     pub fn new(
         challenges: Arc<Challenges>,
         install: Arc<Install>,
         assignments: watch::Receiver<Option<Arc<Assignment>>>,
         standings: Standings,
+        commands: mpsc::Receiver<Command>,
     ) -> Self {
         Self {
             challenges,
@@ -104,6 +114,8 @@ impl Renewer {
             standings,
             clock: Clock::default(),
             told_ahead: 0,
+            commands,
+            requests: Requests::default(),
         }
     }
 
@@ -125,6 +137,7 @@ impl Renewer {
     async fn work_until_changed(&mut self) -> bool {
         loop {
             self.tell_clock();
+            self.hear_again();
             let turn = self.look(self.clock.now());
             let wake = self.begin(turn);
             let pause = wake.saturating_sub(self.clock.now());
@@ -141,6 +154,7 @@ impl Renewer {
                         self.take_in(finished);
                     }
                 }
+                Some(command) = self.commands.recv() => self.hear(command),
                 () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
             }
         }
@@ -149,7 +163,10 @@ impl Renewer {
     /// Turns to `next`, with what the disk knows of its certificates.
     async fn adopt(&mut self, next: Option<Arc<Assignment>>) {
         let last = std::mem::replace(&mut self.present, next);
-        let Some(present) = self.present.clone() else { return self.managed.clear() };
+        let Some(present) = self.present.clone() else {
+            self.managed.clear();
+            return self.requests.retain(&self.managed);
+        };
         present.clock.hear(self.clock.ahead());
         self.clock = present.clock.clone();
         let now = self.clock.now();
@@ -172,6 +189,7 @@ impl Renewer {
             }
             self.managed.insert(id, read.managed);
         }
+        self.requests.retain(&self.managed);
         for managed in self.managed.values() {
             if let State::Limited { until, scope, directory } = &managed.record.state {
                 self.limits.park(directory, scope.clone(), *until);
@@ -227,11 +245,17 @@ impl Renewer {
             let limited = self.limits.parks(&draft, now).map(|(_, until)| until);
             let parked =
                 [record.parked_until(), limited, managed.again_at].into_iter().flatten().max();
-            standings.push(Standing::new(id, managed, &plan, parked, now));
+            standings.push(Standing::new(id, managed, &plan, parked));
             if managed.is_busy {
                 continue;
             }
-            if plan.is_due(now) && parked.is_none_or(|until| until <= now) {
+            let is_requested = self.requests.is_open(id);
+            if let (true, Some(until)) = (is_requested, limited) {
+                // Another certificate has met it in the meantime.
+                self.requests.end(id, &Verdict::Limited { until });
+            } else if is_requested {
+                turn.due.push((priority(&facts, now), id.clone(), Why::Requested));
+            } else if plan.is_due(now) && parked.is_none_or(|until| until <= now) {
                 turn.due.push((priority(&facts, now), id.clone(), plan.why));
             } else if record.ari.as_ref().is_some_and(|ari| ari.next_poll <= now) {
                 turn.polls.push(id.clone());
@@ -278,7 +302,7 @@ impl Renewer {
 
     fn order(&mut self, present: &Arc<Assignment>, id: CertId, why: Why) {
         let Some(managed) = self.managed.get_mut(&id) else { return self.pace.finish() };
-        managed.is_busy = true;
+        (managed.is_busy, managed.is_ordering) = (true, true);
         let next = managed.record.turns.next(&present.directories(), self.clock.now());
         let source = present.source(next.directory).or_else(|| present.sources.first());
         let Some(source) = source.cloned() else { return self.pace.finish() };
@@ -307,7 +331,13 @@ impl Renewer {
         match finished {
             Finished::Ordered(id, done) => {
                 self.pace.finish();
+                let verdict = Verdict::of(&done);
                 self.ordered(&id, *done);
+                self.requests.end(&id, &verdict);
+            }
+            Finished::Acted(id, done, verdict, end) => {
+                self.ordered(&id, *done);
+                let _ = end.send(verdict);
             }
             Finished::Asked(id, asked) => {
                 self.questions = self.questions.saturating_sub(1);
@@ -338,7 +368,7 @@ impl Renewer {
         }
         // A reload may have taken it away.
         let Some(managed) = self.managed.get_mut(id) else { return };
-        managed.is_busy = false;
+        (managed.is_busy, managed.is_ordering) = (false, false);
         managed.again_at = is_elsewhere.then(|| now + BUSY_ELSEWHERE);
         let Some(record) = record else { return };
         if let State::Limited { until, scope, directory } = &record.state {

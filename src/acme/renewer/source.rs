@@ -57,8 +57,7 @@ impl Assignment {
     /// What is ordered for `wanted`.
     #[must_use]
     pub fn target(&self, wanted: &Wanted) -> Target {
-        let acme::Authority { directory, profile, .. } = &self.acme.authority;
-        Target::new(wanted.names.clone(), directory, profile.as_deref())
+        target(&self.acme, wanted)
     }
 
     /// What this one changes about `last`.
@@ -72,4 +71,10 @@ impl Assignment {
             Some(_) => Change::None,
         }
     }
+}
+
+/// What is ordered for `wanted`.
+pub(super) fn target(acme: &Acme, wanted: &Wanted) -> Target {
+    let acme::Authority { directory, profile, .. } = &acme.authority;
+    Target::new(wanted.names.clone(), directory, profile.as_deref())
 }

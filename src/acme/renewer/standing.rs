@@ -30,19 +30,16 @@ pub struct Standing {
 pub type Standings = Arc<ArcSwap<Vec<Standing>>>;
 
 impl Standing {
-    pub(super) fn new(
-        id: &CertId,
-        managed: &Managed,
-        plan: &Plan,
-        parked: Option<i64>,
-        now: i64,
-    ) -> Self {
+    pub(super) fn new(id: &CertId, managed: &Managed, plan: &Plan, parked: Option<i64>) -> Self {
         let record = &managed.record;
-        let is_ordering = managed.is_busy && plan.at <= now;
         let at = plan.at.max(parked.unwrap_or(plan.at));
         Self {
             id: id.clone(),
-            state: if is_ordering { State::Ordering.as_str() } else { record.state.as_str() },
+            state: if managed.is_ordering {
+                State::Ordering.as_str()
+            } else {
+                record.state.as_str()
+            },
             fails: record.fails,
             problem: record.last_problem.as_ref().map(|problem| problem.detail.clone()),
             next_at: (at < i64::MAX).then_some(at),

@@ -21,4 +21,4 @@ pub use ari::{Ari, BadWindow, Suggestion, Window};
 pub use history::{History, Issuance, set_id};
 pub use life::Life;
 pub(crate) use life::uniform;
-pub use plan::{Change, Facts, Guard, Plan, Priority, Why, next_wake, plan, priority};
+pub use plan::{Change, Facts, Guard, Plan, Priority, Why, next_wake, plan, priority, too_early};

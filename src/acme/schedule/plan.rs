@@ -199,6 +199,26 @@ fn is_believed(facts: &Facts<'_>, life: &Life, pick: i64, now: i64) -> bool {
     facts.history.free_at(facts.set, limit, at, now, |past| past == Why::Ari) <= at
 }
 
+/// What speaks against an order that somebody asks for at `now`, and until when: the guards, for the
+/// authority counts it like any other. `None` where the rule wants it as well.
+#[must_use]
+pub fn too_early(facts: &Facts<'_>, now: i64) -> Option<(Guard, i64)> {
+    let planned = plan(facts, now);
+    if planned.is_due(now) {
+        return None;
+    }
+    if let Some(guard) = planned.guard {
+        return Some((guard, planned.at));
+    }
+    let young = facts.life.map(Life::matures).filter(|at| *at > now);
+    if let Some(at) = young {
+        return Some((Guard::Young, at));
+    }
+    let limit = allowance(facts.life);
+    let free = facts.history.free_at(facts.set, limit, now, now, |past| past != Why::Ari);
+    (free > now).then_some((Guard::Weekly, free))
+}
+
 /// Who goes first: what clients refuse already, then what has least of its life left.
 #[must_use]
 pub fn priority(facts: &Facts<'_>, now: i64) -> Priority {
@@ -362,6 +382,31 @@ mod tests {
             Why::Ari
         );
         assert_eq!(plan(&facts(Some(&life), Some(&soon), &loops), now).why, Why::Backstop);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_guarded_as_well() {
+        let life = life(90 * DAY);
+        let none = History::default();
+        let quiet = facts(Some(&life), None, &none);
+        let matures = life.matures();
+        let early = |facts: &Facts<'_>, now| too_early(facts, now);
+        assert_eq!(early(&quiet, START + HOUR), Some((Guard::Young, matures)));
+        assert_eq!(early(&quiet, matures), None);
+        assert_eq!(early(&facts(None, None, &none), START), None, "there is none");
+        for wanted in
+            [Facts { is_revoked: true, ..quiet }, Facts { change: Some(Change::Names), ..quiet }]
+        {
+            assert_eq!(early(&wanted, START + HOUR), None, "{wanted:?}");
+        }
+        let now = matures + DAY;
+        let often = issued(&[
+            (now - 3, Why::Missing),
+            (now - 2, Why::Requested),
+            (now - 1, Why::Requested),
+        ]);
+        let often = facts(Some(&life), None, &often);
+        assert_eq!(early(&often, now), Some((Guard::Weekly, now - 3 + 7 * DAY)));
     }
 
     #[test]

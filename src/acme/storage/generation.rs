@@ -203,19 +203,7 @@ impl Storage {
         lock: &CertLock,
         number: u32,
     ) -> Result<Generation, StoreError> {
-        let none = || StoreError::NoGeneration { id: lock.id().clone(), number };
-        let dir = existing(self.place(place), lock.id().as_str())?.ok_or_else(none)?;
-        let old = examine(&dir, number).map_err(|_| none())?;
-        let inner = existing(&dir, &directory(number))?.ok_or_else(none)?;
-        let text = |name: &str| -> Result<String, StoreError> {
-            let bytes = inner.read_own(name).map_err(at(&inner, name))?.ok_or_else(none)?;
-            String::from_utf8(bytes).map_err(|_| none())
-        };
-        let pair = Pair {
-            key_pem: Secret(text(KEY)?),
-            chain_pem: text(CHAIN)?,
-            meta: old.meta.unwrap_or_default(),
-        };
+        let pair = self.pair(place, lock.id(), number)?;
         self.save(place, lock, &pair)
     }
 
@@ -311,7 +299,7 @@ impl Storage {
         dir.sync().map_err(at(dir, ""))
     }
 
-    fn place(&self, place: Place) -> &PrivateDir {
+    pub(super) fn place(&self, place: Place) -> &PrivateDir {
         match place {
             Place::Live => &self.live,
             Place::Imported => &self.imported,
@@ -323,22 +311,22 @@ impl Storage {
 const QUARANTINED: usize = 64;
 
 const CURRENT: &str = "current";
-const KEY: &str = "key.pem";
-const CHAIN: &str = "chain.pem";
+pub(super) const KEY: &str = "key.pem";
+pub(super) const CHAIN: &str = "chain.pem";
 const META: &str = "meta.json";
 
 /// Generations that are kept, the one in service among them.
 const KEPT: usize = 3;
 
 /// The generations in a certificate's directory.
-struct Present {
+pub(super) struct Present {
     /// Oldest first.
-    numbers: Vec<u32>,
-    current: Option<u32>,
+    pub(super) numbers: Vec<u32>,
+    pub(super) current: Option<u32>,
 }
 
 impl Present {
-    fn read(dir: &PrivateDir) -> Result<Self, StoreError> {
+    pub(super) fn read(dir: &PrivateDir) -> Result<Self, StoreError> {
         let names = dir.names().map_err(at(dir, ""))?;
         let mut numbers: Vec<u32> = names.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
@@ -381,7 +369,7 @@ impl Present {
 }
 
 /// Reads a generation and checks it.
-fn examine(dir: &PrivateDir, number: u32) -> Result<Generation, GenerationError> {
+pub(super) fn examine(dir: &PrivateDir, number: u32) -> Result<Generation, GenerationError> {
     let name = directory(number);
     let file = |path: PathBuf| move |source| GenerationError::File { path, source };
     let failed = |dir: &PrivateDir, name: &str| {
@@ -472,7 +460,7 @@ fn current(dir: &PrivateDir) -> Result<Option<u32>, StoreError> {
     Ok(bytes.and_then(|bytes| number(std::str::from_utf8(&bytes).ok()?.trim())))
 }
 
-fn directory(number: u32) -> String {
+pub(super) fn directory(number: u32) -> String {
     format!("{number:06}")
 }
 

@@ -23,6 +23,7 @@
 mod files;
 mod generation;
 mod id;
+mod inspect;
 mod lock;
 mod room;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod trials;
 
 pub use generation::{Fault, Found, Generation, GenerationError, Meta, Pair, Place, Secret};
 pub use id::{AuthorityId, CertId};
+pub use inspect::Kept;
 pub use lock::{AccountLock, CertLock};
 pub use room::PAIR_BYTES;
 

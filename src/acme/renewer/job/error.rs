@@ -90,7 +90,7 @@ impl JobError {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn texts(error: &dyn Error) -> String {
+pub(in crate::acme::renewer) fn texts(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

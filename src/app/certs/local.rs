@@ -1,0 +1,127 @@
+//! The same questions where no gateway runs: answered by what lies under `storage:`.
+
+use std::time::SystemTime;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::describe::{Case, OnDisk};
+use super::subject::{self, Origin, Subject};
+use super::verdict::Told;
+use super::{Restore, find, managed, read};
+use crate::acme::renewer::{Known, Verdict, Wanted, restore};
+use crate::acme::storage::{Place, Storage, StoreError};
+use crate::acme::time::Clock;
+use crate::admin::certs::{Question, Reply};
+use crate::config::Config;
+use crate::tls::pem;
+
+/// What lies under `storage:` of the certificates of one configuration.
+#[derive(Debug)]
+pub struct Local<'c> {
+    config: &'c Config,
+    storage: Storage,
+}
+
+impl<'c> Local<'c> {
+    /// Opens `storage:`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] names what cannot be read.
+    pub fn open(config: &'c Config) -> Result<Self, StoreError> {
+        Ok(Self { config, storage: Storage::open(&config.storage)? })
+    }
+
+    /// The answer to `question`, asked with `arguments`; `None` where only a running gateway has one.
+    #[must_use]
+    pub fn answer(&self, question: &Question, arguments: Value) -> Option<Reply> {
+        let outcome = match question {
+            Question::List => Ok(self.list()),
+            Question::Show(name) => self.show(name),
+            Question::Restore(name) => self.restore(name, arguments),
+            _ => return None,
+        };
+        Some(outcome.unwrap_or_else(|refusal| refusal))
+    }
+
+    fn list(&self) -> Reply {
+        let now = SystemTime::now();
+        // What the local CA has issued, it issues again at the next start.
+        let is_shown = |subject: &Subject| !matches!(subject.origin, Origin::Local(_));
+        let subjects = subject::all(self.config).into_iter().filter(is_shown);
+        let cases = subjects.map(|subject| self.case(subject, now).in_short(now));
+        Reply::fine(json!({ "certificates": cases.collect::<Vec<_>>() }))
+    }
+
+    fn show(&self, name: &str) -> Result<Reply, Reply> {
+        let now = SystemTime::now();
+        let case = self.case(find(self.config, name)?, now);
+        let kept = match &case.subject.origin {
+            Origin::Acme(id) => OnDisk::read(&self.storage, id).ok(),
+            _ => None,
+        };
+        Ok(Reply::fine(case.in_full(self.config, kept.as_ref(), now)))
+    }
+
+    fn restore(&self, name: &str, arguments: Value) -> Result<Reply, Reply> {
+        let Restore { generation } = read(arguments)?;
+        let subject = find(self.config, name)?;
+        let names = subject.names.clone();
+        let (name, id) = managed(subject)?;
+        let Some(acme) = &self.config.acme else {
+            return Err(Reply::error(StatusCode::CONFLICT, "there is no `acme:`"));
+        };
+        let wanted = Wanted { id: id.clone(), names };
+        let known = || Known::read(&self.storage, acme, &wanted).map_err(|error| unusable(&error));
+        let Some(lock) = self.storage.lock(&id).map_err(|error| unusable(&error))? else {
+            return Ok(Told::of(&name, "restored", Verdict::Busy, None).reply());
+        };
+        let now = Clock::default().now();
+        let verdict = match restore(&self.storage, &lock, known()?.record, generation, now) {
+            Ok(_) => Verdict::Done,
+            Err(error) => Verdict::Failed { problem: texts(&error), next_at: None },
+        };
+        Ok(Told::of(&name, "restored", verdict, Some(&known()?)).reply())
+    }
+
+    fn case(&self, subject: Subject, now: SystemTime) -> Case {
+        let mut case = Case { subject, certificate: None, known: None, problem: None };
+        match &case.subject.origin {
+            Origin::Acme(id) => {
+                let Some(acme) = &self.config.acme else { return case };
+                let wanted = Wanted { id: id.clone(), names: case.subject.names.clone() };
+                match Known::read(&self.storage, acme, &wanted) {
+                    Ok(known) => case.known = Some(known),
+                    Err(error) => case.problem = Some(texts(&error)),
+                }
+                let found = self.storage.load(Place::Live, id).ok();
+                let generation = found.and_then(|found| found.generation);
+                case.certificate = generation.map(|generation| generation.certificate);
+            }
+            Origin::Files(index) => {
+                let Some(entry) = self.config.certificates.get(*index) else { return case };
+                match pem::load(&entry.chain, &entry.key, &entry.names, now) {
+                    Ok(loaded) => case.certificate = Some(loaded.certificate),
+                    Err(error) => case.problem = Some(texts(&error)),
+                }
+            }
+            Origin::Local(_) => {}
+        }
+        case
+    }
+}
+
+fn unusable(error: &StoreError) -> Reply {
+    Reply::error(StatusCode::INTERNAL_SERVER_ERROR, texts(error))
+}
+
+/// An error with its causes, in one line.
+fn texts(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

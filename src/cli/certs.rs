@@ -1,0 +1,249 @@
+//! `wardgate certs`: certificates and the account they are ordered with, looked at and acted on.
+//!
+//! Asks the running gateway, whose renewer does the work under its locks. Where none runs, what lies
+//! under `storage:` answers as far as it can.
+
+mod text;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::ask::{ANSWER, Contact, Where};
+use super::{FAILED, load, print};
+use crate::admin::certs::Question;
+use crate::app::certs::Local;
+
+/// What stands below the list of commands.
+const AFTER_HELP: &str = "\
+NAME is a site, any of its hosts, or an entry under `certificates:`.
+
+Exit status:
+  0  done, or begun; nothing to do
+  1  it did not work
+  2  the configuration or the command line has faults
+  3  a rate limit of the authority stands against it, until the time that is printed
+  4  it is blocked: somebody has to change something first
+  5  another process or order is at it";
+
+const LIMITED: u8 = 3;
+const BLOCKED: u8 = 4;
+const BUSY: u8 = 5;
+
+/// Longest wait for orders that were asked for: each takes ten minutes at most, and four run at once.
+const PATIENCE: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// `wardgate certs`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Certs {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which gateway is meant.
+#[derive(Debug, Args)]
+struct Place {
+    /// The file the gateway runs with. Default: gateway.yaml here, else the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Ask at this address, whatever the file says
+    #[arg(long, global = true, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Read the admin token from this file, whatever the configuration says
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List every certificate: its names, its end, what happens next and what went wrong
+    List {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of one
+    Show {
+        /// A site, one of its hosts, or an entry under `certificates:`
+        name: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Order one anew, or all, now
+    Renew {
+        /// A site, or one of its hosts
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// All that an authority issues
+        #[arg(long)]
+        all: bool,
+        /// Though it is young or was issued often. The authority's limits stay
+        #[arg(long)]
+        force: bool,
+        /// Wait for the outcome
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Put an older generation in service again
+    Restore {
+        /// A site, or one of its hosts
+        name: String,
+        /// Its number, as `certs show` lists it
+        #[arg(long, value_name = "N")]
+        generation: u32,
+    },
+}
+
+/// What was answered.
+struct Said {
+    is_success: bool,
+    body: Value,
+}
+
+/// `wardgate certs`.
+pub(super) fn perform(certs: Certs) -> anyhow::Result<u8> {
+    let Certs { place, command } = certs;
+    match command {
+        Command::List { json } => show(&place, &Question::List, json, text::list),
+        Command::Show { name, json } => show(&place, &Question::Show(name), json, text::whole),
+        Command::Renew { name, all: _, force, wait } => {
+            let patience = if wait { PATIENCE } else { ANSWER };
+            let arguments = json!({ "force": force, "wait": wait });
+            act(&place, &Question::Renew(name), &arguments, patience)
+        }
+        Command::Restore { name, generation } => {
+            let arguments = json!({ "generation": generation });
+            act(&place, &Question::Restore(name), &arguments, ANSWER)
+        }
+    }
+}
+
+/// Prints what is known.
+fn show(
+    place: &Place,
+    question: &Question,
+    as_json: bool,
+    text: impl Fn(&Value) -> String,
+) -> anyhow::Result<u8> {
+    let said = match ask(place, question, &json!({}), ANSWER)? {
+        Ok(said) => said,
+        Err(code) => return Ok(code),
+    };
+    match said.body["error"].as_str() {
+        Some(error) if !said.is_success => bail!("{}", text::harmless(error)),
+        _ if as_json => print(&format!("{:#}\n", said.body)),
+        _ => print(&text(&said.body)),
+    }
+}
+
+/// Has something done, and prints what became of it.
+fn act(
+    place: &Place,
+    question: &Question,
+    arguments: &Value,
+    patience: Duration,
+) -> anyhow::Result<u8> {
+    let said = match ask(place, question, arguments, patience)? {
+        Ok(said) => said,
+        Err(code) => return Ok(code),
+    };
+    let results = match said.body["results"].as_array() {
+        Some(results) => results.as_slice(),
+        None => std::slice::from_ref(&said.body),
+    };
+    if results.is_empty() {
+        return print("no authority issues any certificate of this configuration\n");
+    }
+    let mut worst = 0;
+    for result in results {
+        let code = code(result);
+        worst = graver(worst, code);
+        match result["outcome"].as_str() {
+            Some(_) if code == 0 => {
+                print(&text::outcome(result))?;
+            }
+            Some(_) => eprint!("{}", text::outcome(result)),
+            None => bail!("{}", text::harmless(result["error"].as_str().unwrap_or_default())),
+        }
+    }
+    Ok(worst)
+}
+
+/// The exit status for one outcome.
+fn code(result: &Value) -> u8 {
+    match result["outcome"].as_str() {
+        None | Some("failed" | "unsaved") => FAILED,
+        Some("limited") => LIMITED,
+        Some("blocked") => BLOCKED,
+        Some("busy") => BUSY,
+        Some(_) => 0,
+    }
+}
+
+/// Of several outcomes, the one that needs somebody most.
+fn graver(one: u8, other: u8) -> u8 {
+    let rank = |code| [0, BUSY, LIMITED, BLOCKED, FAILED].iter().position(|it| *it == code);
+    if rank(other) > rank(one) { other } else { one }
+}
+
+/// What the gateway says, or what lies under `storage:` where none runs; or the exit status when
+/// the file has faults.
+fn ask(
+    place: &Place,
+    question: &Question,
+    arguments: &Value,
+    patience: Duration,
+) -> anyhow::Result<Result<Said, u8>> {
+    let wanted = Where::new(&place.config, place.admin, &place.token_file);
+    let contact = Contact::find(&wanted);
+    match &contact {
+        Ok(contact) if contact.is_there() => {
+            return Ok(Ok(from_gateway(contact, question, arguments, patience)?));
+        }
+        Ok(contact) if place.admin.is_some() => bail!("{}", contact.unanswered()),
+        _ => {}
+    }
+    let loaded = match load(place.config.as_deref())? {
+        Ok(loaded) => loaded,
+        Err(code) => return Ok(Err(code)),
+    };
+    let local = Local::open(&loaded.config).with_context(|| {
+        let shown = loaded.config.storage.display();
+        format!("no gateway runs that could be asked, and {shown} cannot be used")
+    })?;
+    let Some(reply) = local.answer(question, arguments.clone()) else {
+        return Err(match contact {
+            Ok(contact) => {
+                anyhow::anyhow!("{}; only a running one does this", contact.unanswered())
+            }
+            Err(error) => error.context("only a running gateway does this"),
+        });
+    };
+    eprintln!("no gateway runs; this is what lies under {}", loaded.config.storage.display());
+    Ok(Ok(Said { is_success: reply.status.is_success(), body: reply.body }))
+}
+
+fn from_gateway(
+    contact: &Contact,
+    question: &Question,
+    arguments: &Value,
+    patience: Duration,
+) -> anyhow::Result<Said> {
+    let reply = if question.is_change() {
+        contact.change(&question.path(), arguments, patience)?
+    } else {
+        contact.look(&question.path())?
+    };
+    if !reply.body.is_object() {
+        contact.refused(&reply)?;
+    }
+    Ok(Said { is_success: reply.status.is_success(), body: reply.body })
+}

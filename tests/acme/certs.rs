@@ -1,0 +1,241 @@
+//! `wardgate certs`: what operators ask, of a running gateway and where none runs.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use super::gateway::{ask, at, begin, obtained, verifying, yaml};
+use crate::support::{Client, Gateway, Pebble, Settings, field, within};
+
+const NAME: &str = "app.example.com";
+
+/// Pebble chooses one by chance where none is asked for.
+const LONG: &str = ", profile: classic";
+
+/// What `wardgate certs` said, and its exit status.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// With this status, and this text on either output.
+    fn is(&self, code: i32, text: &str) {
+        assert!(
+            self.code == code && (self.out.contains(text) || self.err.contains(text)),
+            "{code} {text:?} was wanted: {self:?}"
+        );
+    }
+}
+
+impl std::fmt::Debug for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit status {}\n{}\n{}", self.code, self.out, self.err)
+    }
+}
+
+/// Runs `wardgate certs` beside the `gateway.yaml` in `directory`.
+async fn certs(directory: &Path, arguments: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wardgate"));
+    command.arg("certs").args(arguments).current_dir(directory).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output: Output = within("wardgate certs", output).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
+}
+
+/// A gateway with a certificate of `pebble`'s.
+async fn with_certificate(settings: Settings, more: &str) -> (Gateway, Pebble, String) {
+    let (gateway, pebble) = begin(settings).await;
+    let text = yaml(&[NAME], "https: both", &at(&pebble, &format!("{LONG}{more}")));
+    gateway.reload(&text, 2).await;
+    gateway.wait_log(obtained(NAME)).await;
+    (gateway, pebble, text)
+}
+
+/// The serial number of the certificate in service, by `certs show`.
+async fn serial(directory: &Path) -> String {
+    let shown = certs(directory, &["show", NAME, "--json"]).await;
+    shown.json()["certificate"]["serial"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn one_table_shows_every_certificate_and_another_all_about_one() {
+    let (gateway, pebble) = begin(Settings::default()).await;
+    let sites = yaml(&[NAME, "bücher.example"], "https: both", "");
+    let local = "  local.test: { routes: [ { respond: local } ] }\n";
+    gateway.reload(&format!("{sites}{local}{}", at(&pebble, LONG)), 2).await;
+    gateway.wait_log(obtained(NAME)).await;
+    gateway
+        .wait_log(|line| {
+            field(line, "message") == "obtained a certificate" && field(line, "certificate") != NAME
+        })
+        .await;
+    let directory = gateway.directory();
+    let list = certs(directory, &["list"]).await;
+    eprintln!("{list:?}");
+    for text in
+        [NAME, "bücher.example (xn--bcher-kva.example)", "local CA", "local.test", " %", "next "]
+    {
+        list.is(0, text);
+    }
+    assert!(list.out.lines().all(|line| line.chars().count() <= 80), "{list:?}");
+    let json = certs(directory, &["list", "--json"]).await.json();
+    let sources: Vec<&Value> =
+        json["certificates"].as_array().unwrap().iter().map(|it| &it["source"]).collect();
+    assert_eq!(sources, ["acme", "acme", "local_ca"], "{json:#}");
+
+    let shown = certs(directory, &["show", "xn--bcher-kva.example"]).await;
+    eprintln!("{shown:?}");
+    for text in ["bücher.example", "active since", "in service", "SHA-256", "key.pem"] {
+        shown.is(0, text);
+    }
+    let mut lines = shown.out.lines().filter(|line| !line.contains("/storage/"));
+    assert!(lines.all(|line| line.chars().count() <= 80), "{shown:?}");
+    certs(directory, &["show", "local.test"]).await.is(0, "local CA");
+    certs(directory, &["show", "app.exmaple.com"]).await.is(1, "did you mean \"app.example.com\"?");
+    certs(directory, &["renew", "local.test"]).await.is(1, "by itself");
+}
+
+#[tokio::test]
+async fn renew_orders_at_once_and_waits_if_told_to() {
+    let (gateway, pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    let first = serial(directory).await;
+    certs(directory, &["renew", NAME]).await.is(0, "--force renews it all the same");
+    assert_eq!((serial(directory).await, pebble.issued()), (first.clone(), 1));
+    let renewed = certs(directory, &["renew", NAME, "--force", "--wait"]).await;
+    eprintln!("{renewed:?}");
+    renewed.is(0, "renewed; next order");
+    let second = serial(directory).await;
+    assert!(second != first && pebble.issued() == 2, "{second}");
+    certs(directory, &["renew", "--all", "--force"]).await.is(0, "begun");
+    let is_third = |line: &Value| {
+        obtained(NAME)(line) && field(line, "reason") == "requested" && pebble.issued() == 3
+    };
+    gateway.wait_log(is_third).await;
+    // Three in seven days are the fewest that the authority's limits bear.
+    certs(directory, &["renew", NAME]).await.is(0, "--force");
+
+    pebble.break_dns_of(NAME).await;
+    let failed = certs(directory, &["renew", NAME, "--force", "--wait"]).await;
+    eprintln!("{failed:?}");
+    failed.is(1, NAME);
+    failed.is(1, "next try");
+    let client = verifying(&gateway, &pebble, NAME).await;
+    assert_eq!(client.get("/").await.text(), NAME, "the old one is served");
+}
+
+#[tokio::test]
+async fn an_older_generation_is_served_at_once() {
+    let (mut gateway, pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory().to_owned();
+    let first = serial(&directory).await;
+    certs(&directory, &["renew", NAME, "--force", "--wait"]).await.is(0, "renewed");
+    let second = serial(&directory).await;
+    let client = verifying(&gateway, &pebble, NAME).await;
+    let mut kept = client.connect().await;
+    certs(&directory, &["restore", NAME, "--generation", "9"]).await.is(1, "no good generation 9");
+    let restored = certs(&directory, &["restore", NAME, "--generation", "1"]).await;
+    eprintln!("{restored:?}");
+    restored.is(0, "restored; next order");
+    assert_eq!(serial(&directory).await, first);
+    assert_eq!(client.get("/").await.text(), NAME);
+    assert_eq!(ask(&mut kept, NAME).await, 200, "connections stay");
+
+    // The same without a gateway.
+    gateway.drain();
+    assert!(gateway.exit_status().await.success());
+    let list = certs(&directory, &["list"]).await;
+    eprintln!("{list:?}");
+    list.is(0, "no gateway runs");
+    list.is(0, NAME);
+    let shown = certs(&directory, &["show", NAME, "--json"]).await.json();
+    assert_eq!(shown["certificate"]["serial"], first.as_str(), "{shown:#}");
+    assert_eq!(shown["generations"].as_array().unwrap().len(), 3, "{shown:#}");
+    certs(&directory, &["restore", NAME, "--generation", "2"]).await.is(0, "restored");
+    assert_eq!(serial(&directory).await, second);
+    certs(&directory, &["renew", NAME]).await.is(1, "only a running one does this");
+}
+
+#[tokio::test]
+async fn the_exit_status_says_what_stands_in_the_way() {
+    // Somebody else is at it.
+    let (gateway, _pebble, text) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    let locked = directory.join("storage/locks").join(format!("{NAME}.lock"));
+    let lock = std::fs::File::open(&locked).unwrap();
+    lock.lock().unwrap();
+    let force = ["renew", NAME, "--force", "--wait"];
+    certs(directory, &force).await.is(5, "busy");
+    certs(directory, &["renew", NAME, "--force"]).await.is(5, "busy");
+    certs(directory, &["restore", NAME, "--generation", "1"]).await.is(5, "busy");
+    drop(lock);
+
+    // The authority has said until when.
+    let mut gateway = gateway;
+    gateway.drain();
+    assert!(gateway.exit_status().await.success());
+    let file = gateway.directory().join(format!("storage/live/{NAME}/state.json"));
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let until = state["since"].as_i64().unwrap() + 3600;
+    state["state"] =
+        serde_json::json!({ "is": "limited", "until": until, "scope": { "scope": "authority" } });
+    std::fs::write(&file, state.to_string()).unwrap();
+    let gateway = gateway.again(&text).await;
+    for arguments in [&["renew", NAME, "--force"][..], &force] {
+        certs(gateway.directory(), arguments).await.is(3, "limited until 20");
+    }
+    certs(gateway.directory(), &["show", NAME]).await.is(0, "by a rate limit until");
+
+    // Nothing but a change helps.
+    let (gateway, pebble) = begin(Settings { needs_external: true, ..Settings::default() }).await;
+    let wrong = at(&pebble, ", eab: { kid: kid-1, hmac_key: AAAA }");
+    gateway.reload(&yaml(&[NAME], "https: both", &wrong), 2).await;
+    gateway
+        .wait_log(|line| {
+            field(line, "message") == "cannot obtain a certificate until something is changed"
+        })
+        .await;
+    let blocked = certs(gateway.directory(), &["renew", NAME, "--wait"]).await;
+    eprintln!("{blocked:?}");
+    blocked.is(4, "blocked");
+    let list = certs(gateway.directory(), &["list"]).await;
+    eprintln!("{list:?}");
+    list.is(0, "waits for a change");
+}
+
+#[tokio::test]
+async fn the_admin_api_says_what_is_wrong_with_a_question() {
+    let (gateway, _pebble, _) = with_certificate(Settings::default(), "").await;
+    let token = std::fs::read_to_string(gateway.directory().join("storage/admin/token")).unwrap();
+    let admin = Client::new(gateway.admin_address()).host("localhost");
+    let token =
+        format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", token.trim());
+    for (path, body, status, text) in [
+        ("/certs/other.example/renew", "", 404, "no site or certificate is called"),
+        ("/certs/app.example.com/renew", "{\"forse\":true}", 400, "unknown field `forse`"),
+        ("/certs/app.example.com/renew", "[]", 400, "no JSON object"),
+        ("/certs/app.example.com/restore", "", 400, "generation"),
+        ("/certs/app.example.com/restore", "{\"generation\":7}", 502, "no good generation 7"),
+        ("/certs/app.example.com/renew", "{}", 200, "early"),
+        ("/certs/app.example.com/renew", "{\"force\":true}", 202, "begun"),
+    ] {
+        let reply = admin.send("POST", path, &token, body.as_bytes()).await;
+        assert_eq!(reply.status, status, "{path} {body}: {}", reply.text());
+        assert!(reply.text().contains(text), "{path} {body}: {}", reply.text());
+    }
+    assert_eq!(admin.send("POST", "/renew", "", b"").await.status, 401);
+    let shown = admin.get("/certs/www.example.com").await;
+    assert_eq!(shown.status, 404);
+}
