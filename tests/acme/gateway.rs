@@ -104,6 +104,8 @@ async fn what_was_obtained_is_served_after_a_restart_without_the_authority() {
     assert_eq!(client.get("/").await.text(), "app.example.com");
 }
 
+const THREE_MINUTES: std::time::Duration = std::time::Duration::from_secs(180);
+
 #[tokio::test]
 async fn certificates_of_a_minute_are_renewed_and_every_handshake_verifies() {
     let (gateway, pebble) = begin(Settings { bad_nonces: 5, ..Settings::default() }).await;
@@ -114,14 +116,18 @@ async fn certificates_of_a_minute_are_renewed_and_every_handshake_verifies() {
     gateway.reload(&text, 2).await;
     gateway.wait_log(obtained("app.example.com")).await;
     let client = verifying(&gateway, &pebble, "app.example.com").await;
-    let mut handshakes = 0;
-    while gateway.log().all().iter().filter(|line| obtained("app.example.com")(line)).count() < 3 {
+    let issued =
+        || gateway.log().all().iter().filter(|line| obtained("app.example.com")(line)).count();
+    let (began, mut handshakes) = (std::time::Instant::now(), 0);
+    while began.elapsed() < THREE_MINUTES {
+        // Whatever is served has been issued by the authority, and has not ended.
         assert_eq!(client.get("/").await.text(), "app.example.com");
         handshakes += 1;
-        assert!(handshakes < 4 * 100, "no renewal:\n{}", gateway.log());
         tokio::time::sleep(std::time::Duration::from_millis(250)).await;
     }
-    assert!(handshakes > 50, "{handshakes}");
+    println!("{handshakes} handshakes, {} certificates of a minute", issued());
+    assert!(issued() >= 4, "{}", issued());
+    assert!(handshakes > 300, "{handshakes}");
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ impl Managed {
         self.life.as_ref().is_some_and(|present| present.tag() == life.tag())
     }
 
-    fn unknown(target: Target, now: i64) -> Self {
+    pub(super) fn unknown(target: Target, now: i64) -> Self {
         let record = Record::new(target, now);
         Self {
             record,

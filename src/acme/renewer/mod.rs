@@ -380,3 +380,6 @@ impl Renewer {
         managed.record.configure(target, now);
     }
 }
+
+#[cfg(test)]
+mod tests;
