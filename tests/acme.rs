@@ -12,3 +12,4 @@ mod orders;
 mod scene;
 mod second;
 mod survival;
+mod updates;

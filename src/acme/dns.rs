@@ -1,21 +1,25 @@
 //! DNS-01 (RFC 8555 §8.4): records that prove a name, who puts them up, and whether they are seen.
 //!
 //! Answers "does every server of the zone show the record?" before an authority looks, since what it
-//! does not find then counts as a failure against the name. Today a program of the operator's puts
-//! records up; a protocol for it is another variant of [`Provider`].
+//! does not find then counts as a failure against the name. A program of the operator's puts records
+//! up, or an update at the zone's primary server does (RFC 2136).
 
+mod program;
 mod propagation;
+mod update;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+
+use crate::config::acme::{DnsProvider, Rfc2136};
+pub use program::Program;
+use update::Place;
+pub use update::UpdateError;
 
 /// How names are proven by DNS.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,15 +35,10 @@ pub struct Dns {
 /// Who puts records up and takes them down.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Provider {
-    /// A program, run as `program present NAME VALUE` and `program cleanup NAME VALUE`.
-    Run {
-        /// The program.
-        program: PathBuf,
-        /// What it is given before what is to be done.
-        arguments: Vec<String>,
-        /// How long it may take. Default 2 min.
-        patience: Duration,
-    },
+    /// A program.
+    Run(Program),
+    /// Dynamic updates of the zone.
+    Update(Rfc2136),
 }
 
 /// A TXT record.
@@ -54,9 +53,13 @@ pub struct Record {
 /// A record that is up until it is cleaned up. Dropped before that, it starts the clean-up and does
 /// not wait for it.
 #[derive(Debug)]
-pub struct Presented {
-    provider: Provider,
-    record: Option<Record>,
+pub struct Presented(Option<Up>);
+
+/// What is up, and how it comes down.
+#[derive(Debug)]
+enum Up {
+    Run(Program, Record),
+    Update(Box<Place>),
 }
 
 /// Why a record proves nothing.
@@ -88,6 +91,9 @@ pub enum DnsError {
         /// The time allowed.
         patience: Duration,
     },
+    /// The zone cannot be updated.
+    #[error("cannot update the zone")]
+    Update(#[from] UpdateError),
     /// The record cannot be seen.
     #[error("{server} does not show the TXT record of {name} after {patience:?}")]
     NotSeen {
@@ -107,22 +113,25 @@ impl Dns {
     /// With a program that puts records up.
     #[must_use]
     pub fn run(program: impl Into<PathBuf>) -> Self {
-        Self {
-            provider: Provider::Run {
-                program: program.into(),
-                arguments: Vec::new(),
-                patience: HOOK_PATIENCE,
-            },
-            servers: None,
-            patience: PROPAGATION_PATIENCE,
-        }
+        Self::with(Provider::Run(Program::new(program)))
     }
 
-    /// The same with `arguments` before what the program is to do.
+    /// With updates of the zone.
+    #[must_use]
+    pub fn update(server: Rfc2136) -> Self {
+        Self::with(Provider::Update(server))
+    }
+
+    fn with(provider: Provider) -> Self {
+        Self { provider, servers: None, patience: PROPAGATION_PATIENCE }
+    }
+
+    /// The same with `arguments` before what the program is to do. Updates have none.
     #[must_use]
     pub fn with_arguments(mut self, arguments: impl IntoIterator<Item: Into<String>>) -> Self {
-        let Provider::Run { arguments: given, .. } = &mut self.provider;
-        *given = arguments.into_iter().map(Into::into).collect();
+        if let Provider::Run(program) = &mut self.provider {
+            program.arguments = arguments.into_iter().map(Into::into).collect();
+        }
         self
     }
 
@@ -131,13 +140,23 @@ impl Dns {
     /// # Errors
     /// [`DnsError`] of the provider.
     pub async fn present(&self, record: Record) -> Result<Presented, DnsError> {
-        // Whatever a provider that fails has done already is taken down with the rest.
-        let presented = Presented { provider: self.provider.clone(), record: Some(record.clone()) };
-        match self.provider.run("present", &record).await {
-            Ok(()) => Ok(presented),
-            Err(error) => {
-                presented.clean_up().await;
-                Err(error)
+        match &self.provider {
+            Provider::Run(program) => {
+                let presented = Presented(Some(Up::Run(program.clone(), record.clone())));
+                let outcome = program.run("present", &record).await;
+                // Whatever a program that fails has done already is taken down with the rest.
+                presented.kept_if(outcome, |_| true).await
+            }
+            Provider::Update(server) => {
+                let place = Place::find(server, &record).await?;
+                let presented = Presented(Some(Up::Update(Box::new(place.clone()))));
+                let outcome = place.put_up().await.map_err(DnsError::Update);
+                // What the server refuses is not there; what it leaves open may be.
+                let is_open = |error: &DnsError| match error {
+                    DnsError::Update(error) => error.is_open(),
+                    _ => true,
+                };
+                presented.kept_if(outcome, is_open).await
             }
         }
     }
@@ -151,8 +170,17 @@ impl Dns {
     }
 }
 
-/// A record is a matter of seconds; some providers' tools wait for their own servers.
-const HOOK_PATIENCE: Duration = Duration::from_secs(2 * 60);
+impl From<&DnsProvider> for Dns {
+    fn from(provider: &DnsProvider) -> Self {
+        match provider {
+            DnsProvider::Run(run) => {
+                let program = run.first().map(String::as_str).unwrap_or_default();
+                Self::run(program).with_arguments(run.iter().skip(1))
+            }
+            DnsProvider::Rfc2136(server) => Self::update(server.clone()),
+        }
+    }
+}
 
 /// Slow providers take minutes; what takes longer is broken.
 const PROPAGATION_PATIENCE: Duration = Duration::from_secs(10 * 60);
@@ -170,74 +198,57 @@ impl Record {
 impl Presented {
     /// Takes the record down. A failure is logged: the proof is over, whatever is left of it.
     pub async fn clean_up(mut self) {
-        let Some(record) = self.record.take() else { return };
-        if let Err(error) = self.provider.run("cleanup", &record).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(record = %record.name, error, "could not clean up");
+        let Some(up) = &self.0 else { return };
+        let outcome = match up {
+            Up::Run(program, record) => program.run("cleanup", record).await,
+            Up::Update(place) => place.take_down().await.map_err(DnsError::Update),
+        };
+        if let Err(error) = outcome {
+            tell_left(up.name(), &error);
         }
+        self.0 = None;
+    }
+
+    /// Itself, where putting it up went well; else it is cleaned up where something `may_be_up`.
+    async fn kept_if(
+        mut self,
+        outcome: Result<(), DnsError>,
+        may_be_up: impl Fn(&DnsError) -> bool,
+    ) -> Result<Self, DnsError> {
+        let Err(error) = outcome else { return Ok(self) };
+        if may_be_up(&error) {
+            self.clean_up().await;
+        } else {
+            self.0 = None;
+        }
+        Err(error)
     }
 }
 
 impl Drop for Presented {
     fn drop(&mut self) {
-        let Some(record) = self.record.take() else { return };
-        let Provider::Run { program, arguments, .. } = &self.provider;
-        // The runtime reaps it. Outside of one, at the end of the process, nobody is left to.
-        if tokio::runtime::Handle::try_current().is_ok() {
-            let started = command(program, arguments, "cleanup", &record).spawn();
-            if let Err(error) = started {
-                tracing::warn!(record = %record.name, %error, "could not clean up");
-            }
-        }
-    }
-}
-
-impl Provider {
-    async fn run(&self, verb: &str, record: &Record) -> Result<(), DnsError> {
-        let Self::Run { program, arguments, patience } = self;
-        let failed = |source| DnsError::Run { program: program.clone(), source };
-        let mut command = command(program, arguments, verb, record);
-        let mut child =
-            command.stderr(Stdio::piped()).kill_on_drop(true).spawn().map_err(failed)?;
-        let mut said = child.stderr.take();
-        let end = async {
-            let mut text = Vec::new();
-            if let Some(said) = &mut said {
-                said.read_to_end(&mut text).await?;
-            }
-            Ok((child.wait().await?, text))
+        let Some(up) = self.0.take() else { return };
+        let started = match &up {
+            Up::Run(program, record) => program.start_clean_up(record).map_err(Into::into),
+            Up::Update(place) => place.start_take_down(),
         };
-        match tokio::time::timeout(*patience, end).await {
-            Ok(Ok((status, _))) if status.success() => Ok(()),
-            Ok(Ok((status, said))) => {
-                let said = last_words(&said);
-                Err(DnsError::Failed { program: program.clone(), status, said })
-            }
-            Ok(Err(source)) => Err(failed(source)),
-            Err(_) => Err(DnsError::Endless { program: program.clone(), patience: *patience }),
+        if let Err(error) = started {
+            tell_left(up.name(), &*error);
         }
     }
 }
 
-fn command(
-    program: &std::path::Path,
-    arguments: &[String],
-    verb: &str,
-    record: &Record,
-) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments).args([verb, &record.name, &record.value]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
+impl Up {
+    fn name(&self) -> &str {
+        match self {
+            Self::Run(_, record) => &record.name,
+            Self::Update(place) => place.name(),
+        }
+    }
 }
 
-/// The end of what a program said, as one line.
-fn last_words(said: &[u8]) -> String {
-    const LONGEST: usize = 300;
-    let text = String::from_utf8_lossy(said);
-    let words = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-    let skipped = words.chars().count().saturating_sub(LONGEST);
-    words.chars().skip(skipped).filter(|c| !c.is_control()).collect()
+fn tell_left(record: &str, error: &(dyn std::error::Error + 'static)) {
+    tracing::warn!(record, error, "could not clean up");
 }
 
 #[cfg(test)]
@@ -253,64 +264,5 @@ mod tests {
             Record::new("example.org", "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA")
         );
         assert_eq!(record.value.len(), 43);
-    }
-
-    #[cfg(unix)]
-    mod with_a_program {
-        use std::os::unix::fs::PermissionsExt;
-
-        use super::*;
-
-        fn dns(directory: &std::path::Path, script: &str) -> Dns {
-            let program = directory.join("hook");
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
-            Dns::run(program)
-        }
-
-        fn record() -> Record {
-            Record { name: "_acme-challenge.a.test".to_owned(), value: "digest".to_owned() }
-        }
-
-        #[tokio::test]
-        async fn it_is_told_what_to_put_up_and_to_take_down() {
-            let directory = tempfile::tempdir().unwrap();
-            let dns = dns(directory.path(), "echo \"$@\" >>\"$(dirname \"$0\")/log\"");
-            dns.present(record()).await.unwrap().clean_up().await;
-            let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
-            assert_eq!(
-                log,
-                "present _acme-challenge.a.test digest\ncleanup _acme-challenge.a.test digest\n"
-            );
-        }
-
-        #[tokio::test]
-        async fn one_that_fails_is_quoted_and_cleans_up() {
-            let directory = tempfile::tempdir().unwrap();
-            let script = "echo $1 >>\"$(dirname \"$0\")/log\"; echo no such zone >&2; exit 3";
-            let error = dns(directory.path(), script).present(record()).await.unwrap_err();
-            assert!(
-                error.to_string().ends_with("ended with exit status: 3: no such zone"),
-                "{error}"
-            );
-            let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
-            assert_eq!(log, "present\ncleanup\n");
-        }
-
-        #[tokio::test]
-        async fn one_that_does_not_end_is_ended() {
-            let directory = tempfile::tempdir().unwrap();
-            let mut dns = dns(directory.path(), "[ \"$1\" = cleanup ] || exec sleep 600");
-            let Provider::Run { patience, .. } = &mut dns.provider;
-            *patience = Duration::from_millis(300);
-            let error = dns.present(record()).await.unwrap_err();
-            assert!(matches!(error, DnsError::Endless { .. }), "{error}");
-        }
-
-        #[tokio::test]
-        async fn one_that_is_absent_is_named() {
-            let error = Dns::run("/nonexistent/hook").present(record()).await.unwrap_err();
-            assert_eq!(error.to_string(), "cannot run /nonexistent/hook");
-        }
     }
 }

@@ -1,15 +1,19 @@
 //! `acme:`: which authority certificates come from, and how names are proven to it.
 
+mod dns;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostic::{Span, quoted};
-use super::grammar_acme::{ACME, DNS, EAB, FALLBACK};
+use super::grammar_acme::{ACME, EAB, FALLBACK};
 use super::keys::Keys;
 use super::reading::{Reading, shown};
 use super::tree::{Map, Node};
 use super::value;
+
+pub use dns::{DnsProvider, Rfc2136, TsigAlgorithm, TsigKey};
 
 /// The directory of Let's Encrypt.
 pub const LETSENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -66,13 +70,8 @@ pub enum ChallengeKind {
     Http01,
     /// By a record in the DNS (RFC 8555 §8.4).
     Dns01,
-}
-
-/// Who puts records into the DNS.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum DnsProvider {
-    /// A program and its arguments, never empty.
-    Run(Vec<String>),
+    /// By a record that stays in the DNS (draft-ietf-acme-dns-persist).
+    DnsPersist01,
 }
 
 /// What keys are made.
@@ -146,7 +145,7 @@ impl Acme {
     /// Whether names are proven by records in the DNS, as wildcards must be.
     #[must_use]
     pub fn has_dns(&self) -> bool {
-        self.challenges.contains(&ChallengeKind::Dns01)
+        self.challenges.iter().any(|kind| kind.is_dns())
     }
 }
 
@@ -189,8 +188,12 @@ fn refuse_twice(first: &Authority, fallback: &[Authority], span: Span, reading: 
 }
 
 impl ChallengeKind {
-    const WORDS: [(&'static str, Self); 3] =
-        [("tls-alpn-01", Self::TlsAlpn01), ("http-01", Self::Http01), ("dns-01", Self::Dns01)];
+    const WORDS: [(&'static str, Self); 4] = [
+        ("tls-alpn-01", Self::TlsAlpn01),
+        ("http-01", Self::Http01),
+        ("dns-01", Self::Dns01),
+        ("dns-persist-01", Self::DnsPersist01),
+    ];
 
     /// The word of the configuration, which is the authority's too.
     #[must_use]
@@ -199,7 +202,14 @@ impl ChallengeKind {
             Self::TlsAlpn01 => "tls-alpn-01",
             Self::Http01 => "http-01",
             Self::Dns01 => "dns-01",
+            Self::DnsPersist01 => "dns-persist-01",
         }
+    }
+
+    /// Whether it takes records in the DNS, and so is good for wildcards.
+    #[must_use]
+    pub fn is_dns(self) -> bool {
+        matches!(self, Self::Dns01 | Self::DnsPersist01)
     }
 }
 
@@ -211,15 +221,6 @@ impl KeyType {
 impl UntilIssued {
     const WORDS: [(&'static str, Self); 2] =
         [("internal", Self::Internal), ("refuse", Self::Refuse)];
-}
-
-impl DnsProvider {
-    fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
-        let mut keys = map.keys(&DNS, reading);
-        let run = keys.list("run", value::text);
-        keys.finish();
-        (!run.is_empty()).then_some(Self::Run(run))
-    }
 }
 
 impl ExternalAccount {
@@ -287,13 +288,15 @@ fn read_directory(node: &Node, reading: &mut Reading) -> Option<String> {
 fn read_challenges(keys: &mut Keys<'_, '_>, has_dns: bool) -> Vec<ChallengeKind> {
     let mut kinds = keys.choices("challenges", &ChallengeKind::WORDS);
     let Some(span) = keys.span_of("challenges") else {
-        let all = ChallengeKind::WORDS.map(|(_, kind)| kind);
-        return all.into_iter().filter(|kind| has_dns || *kind != ChallengeKind::Dns01).collect();
+        let mut kinds = vec![ChallengeKind::TlsAlpn01, ChallengeKind::Http01];
+        // A record that stays is somebody's decision, so that it is never tried unasked.
+        kinds.extend(has_dns.then_some(ChallengeKind::Dns01));
+        return kinds;
     };
     let names_dns = kinds.contains(&ChallengeKind::Dns01);
     let is_misread = keys.span_of("dns").is_some() && !has_dns;
     if names_dns && !has_dns && !is_misread && !keys.is_misspelt("dns") {
-        let hint = "add `dns: { run: [\"/path/to/program\"] }`";
+        let hint = "add `dns: { run: [\"/path/to/program\"] }` or `dns: { rfc2136: … }`";
         keys.reading.error_hint(span, "\"dns-01\" needs \"dns\"", hint);
     }
     if let (Some(span), false) = (keys.span_of("dns"), names_dns) {

@@ -25,9 +25,9 @@ pub(super) static ACME: Section = Section {
         DIRECTORY_CA,
         Key::new(
             "challenges",
-            List(&Choice(&["tls-alpn-01", "http-01", "dns-01"], &["dns-persist-01"])),
+            List(&Choice(&["tls-alpn-01", "http-01", "dns-01", "dns-persist-01"], &[])),
             Nothing,
-            "How names are proven, in order of preference. Default: [tls-alpn-01, http-01], and dns-01 with `dns`.",
+            "How names are proven, in order of preference. Default: [tls-alpn-01, http-01], and dns-01 with `dns`. For dns-persist-01 a record is put up by hand, once.",
         ),
         Key::new("dns", Shape::Section(&DNS), Nothing, "Who puts records into the DNS for dns-01."),
         Key::new(
@@ -118,7 +118,7 @@ const EAB_KEY: Key = Key::new(
 /// `acme.dns`.
 pub(super) static DNS: Section = Section {
     title: "Records for dns-01",
-    one_of: &["run"],
+    one_of: &["run", "rfc2136"],
     keys: &[
         Key::new(
             "run",
@@ -126,7 +126,60 @@ pub(super) static DNS: Section = Section {
             Nothing,
             "A program and its arguments; called with `present NAME VALUE` and `cleanup NAME VALUE` behind them.",
         ),
-        Key::later("rfc2136"),
+        Key::new(
+            "rfc2136",
+            Shape::Section(&RFC2136),
+            Nothing,
+            "The zone's primary server, which takes dynamic updates (RFC 2136).",
+        ),
+    ],
+};
+
+/// `acme.dns.rfc2136`.
+pub(super) static RFC2136: Section = Section {
+    title: "Dynamic updates",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "server",
+            One(S::Text),
+            Required,
+            "The zone's primary server, with a port where that is not 53.",
+        ),
+        Key::new(
+            "zone",
+            One(S::Text),
+            Nothing,
+            "The zone that holds the records. Default: asked of the server, name by name.",
+        ),
+        Key::new(
+            "key",
+            Shape::Section(&TSIG_KEY),
+            Required,
+            "The key that signs updates (TSIG, RFC 8945).",
+        ),
+        Key::new(
+            "ttl",
+            One(S::Duration),
+            Text("60s"),
+            "How long resolvers may keep a record, up to 1d.",
+        ),
+    ],
+};
+
+/// `acme.dns.rfc2136.key`.
+pub(super) static TSIG_KEY: Section = Section {
+    title: "Key of dynamic updates",
+    one_of: &[],
+    keys: &[
+        Key::new("name", One(S::Text), Required, "What the server calls the key."),
+        Key::new(
+            "algorithm",
+            Choice(&["hmac-sha256", "hmac-sha384", "hmac-sha512"], &[]),
+            Text("hmac-sha256"),
+            "What it signs with, as the server's configuration has it.",
+        ),
+        Key::new("secret", One(S::Secret), Required, "The key itself, in base64."),
     ],
 };
 

@@ -314,8 +314,8 @@ fn check_acme(
                 return reading.error_hint(*span, message, hint);
             }
             HostPattern::Wildcard(_) if !reading.has_dns => {
-                let message = format!("an authority certifies {text} by \"dns-01\" alone");
-                let hint = "add `dns: { run: … }` to `acme:`, or name a certificate";
+                let message = format!("an authority certifies {text} by records in the DNS alone");
+                let hint = "add `dns: …` or `challenges: [dns-persist-01]` to `acme:`, or name a certificate";
                 return reading.error_hint(*span, message, hint);
             }
             _ => {}

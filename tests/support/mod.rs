@@ -4,6 +4,7 @@
 //! nothing sleeps. Processes are ended by their own handle when their value is dropped.
 
 mod between;
+mod bind;
 mod client;
 mod gateway;
 mod inside;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 pub(crate) use between::{Between, Fate, problem};
+pub(crate) use bind::{Bind, key};
 pub(crate) use client::{Client, Connection, Reply};
 pub(crate) use gateway::Gateway;
 pub(crate) use inside::Inside;

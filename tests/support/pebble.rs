@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) alternate_roots: u8,
     /// Whether accounts have to be bound to [`EXTERNAL_KEY`].
     pub(crate) needs_external: bool,
+    /// The DNS server that it asks, where that is not its own.
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 /// A running pebble. Each has a DNS server of its own, in which every name is 127.0.0.1.
@@ -62,7 +64,7 @@ impl Pebble {
         let (dns_program, dns, records) = start_dns(is_new).await;
         for _ in 0..5 {
             let (address, management) = (unused(), unused());
-            let at = (address, management, dns);
+            let at = (address, management, settings.dns.unwrap_or(dns));
             let command = pebble(directory.path(), at, challenges, &settings, is_new);
             let authority = authority(directory.path(), address);
             if let Some(program) = started(command, &authority).await {
@@ -87,7 +89,7 @@ impl Pebble {
     pub(crate) async fn restart(mut self) -> Self {
         let address = self.address();
         self.stop().await;
-        let at = (address, self.management, self.dns);
+        let at = (address, self.management, self.settings.dns.unwrap_or(self.dns));
         let command =
             pebble(self.directory.path(), at, self.challenges, &self.settings, self.is_new);
         self.program = started(command, &self.authority).await.expect("the port is still free");
@@ -206,7 +208,7 @@ impl Drop for Pebble {
 }
 
 /// An address that nothing listens at, for either protocol.
-fn unused() -> SocketAddr {
+pub(super) fn unused() -> SocketAddr {
     loop {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();

@@ -15,7 +15,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
 
 /// As many aliases as are followed; no sane zone has more.
-const MAX_ALIASES: usize = 8;
+pub(super) const MAX_ALIASES: usize = 8;
 
 /// Where name servers answer (RFC 1035 §4.2).
 const DNS_PORT: u16 = 53;
@@ -133,6 +133,11 @@ async fn authoritative(resolver: &TokioResolver, port: u16, name: &str) -> (Stri
         zone = parent;
     }
     (name, servers)
+}
+
+/// What `name` is an alias of, by whom the system asks.
+pub(super) async fn alias_elsewhere(name: &str) -> Option<String> {
+    names(&system().ok()?, name, RecordType::CNAME).await.pop()
 }
 
 /// The names in the records of this type; none where there are none or nobody answers.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 pub(super) use self::error::{JobError, texts};
 use super::{Assignment, Source};
-use crate::acme::dns::Dns;
 use crate::acme::journal::Journal;
 use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
 use crate::acme::problem::{Kind, Problem};
@@ -17,7 +16,7 @@ use crate::acme::session::Session;
 use crate::acme::state::{Attempt, LastProblem, OnDisk, Record, Target};
 use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
 use crate::acme::time::{DAY, HOUR, MINUTE, seconds};
-use crate::config::acme::{ChallengeKind, DnsProvider};
+use crate::config::acme::ChallengeKind;
 use crate::tls::{Certificate, Challenges};
 
 /// One certificate that is to be ordered.
@@ -230,10 +229,8 @@ impl Job {
             .filter_map(|kind| match kind {
                 ChallengeKind::TlsAlpn01 => Some(Method::TlsAlpn01),
                 ChallengeKind::Http01 => Some(Method::Http01),
-                ChallengeKind::Dns01 => acme.dns.as_ref().map(|DnsProvider::Run(run)| {
-                    let program = run.first().map(String::as_str).unwrap_or_default();
-                    Method::Dns01(Dns::run(program).with_arguments(run.iter().skip(1)))
-                }),
+                ChallengeKind::Dns01 => acme.dns.as_ref().map(|dns| Method::Dns01(dns.into())),
+                ChallengeKind::DnsPersist01 => None,
             })
             .collect();
         let fails = self.record().await.fails as usize;
