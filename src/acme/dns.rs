@@ -4,10 +4,12 @@
 //! does not find then counts as a failure against the name. A program of the operator's puts records
 //! up, or an update at the zone's primary server does (RFC 2136).
 
+mod persist;
 mod program;
 mod propagation;
 mod update;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::config::acme::{DnsProvider, Rfc2136};
+pub use persist::{Binding, BindingError, Missing, Persist};
+pub(super) use persist::{METHOD as DNS_PERSIST_01, Wanted};
 pub use program::Program;
 use update::Place;
 pub use update::UpdateError;
@@ -104,6 +108,9 @@ pub enum DnsError {
         /// The time allowed.
         patience: Duration,
     },
+    /// Records that have to stay are not there.
+    #[error("the DNS does not show what dns-persist-01 takes; put up, to stay: {}", listed(.0))]
+    NotPut(Vec<Missing>),
     /// The system's DNS settings cannot be read.
     #[error("the system's DNS settings cannot be used")]
     Settings(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -195,6 +202,27 @@ impl Record {
     }
 }
 
+impl fmt::Display for Record {
+    /// As a line of a zone's file, the text in pieces of at most 255 bytes (RFC 1035 §3.3).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}. IN TXT", self.name)?;
+        let mut rest = self.value.as_str();
+        loop {
+            let (piece, more) = rest.split_at(rest.floor_char_boundary(255));
+            write!(f, " \"{}\"", piece.replace('\\', "\\\\").replace('"', "\\\""))?;
+            if more.is_empty() {
+                return Ok(());
+            }
+            rest = more;
+        }
+    }
+}
+
+fn listed(missing: &[Missing]) -> String {
+    let lines = missing.iter().map(|it| format!("{} (missing at {})", it.record, it.server));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 impl Presented {
     /// Takes the record down. A failure is logged: the proof is over, whatever is left of it.
     pub async fn clean_up(mut self) {
@@ -264,5 +292,16 @@ mod tests {
             Record::new("example.org", "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA")
         );
         assert_eq!(record.value.len(), 43);
+    }
+
+    #[test]
+    fn a_long_text_is_written_in_pieces() {
+        let record = |value: String| Record { name: "a.test".into(), value }.to_string();
+        assert_eq!(record("a \"b\"".into()), "a.test. IN TXT \"a \\\"b\\\"\"");
+        let (first, second) = ("x".repeat(255), "y".repeat(3));
+        assert_eq!(
+            record(format!("{first}{second}")),
+            format!("a.test. IN TXT \"{first}\" \"{second}\"")
+        );
     }
 }

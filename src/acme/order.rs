@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use instant_acme::{Order, OrderStatus};
 
-use super::dns::Dns;
+use super::dns::{Dns, Persist};
 use super::journal::Journal;
 use super::key::{self, KeyType};
 use super::problem::Kind;
@@ -53,8 +53,10 @@ pub enum Method {
     Http01,
     /// By a certificate in a handshake of its own (RFC 8737).
     TlsAlpn01,
-    /// By a TXT record (RFC 8555 §8.4), the only one for wildcards.
+    /// By a TXT record (RFC 8555 §8.4), good for wildcards.
     Dns01(Dns),
+    /// By a TXT record that stays (draft-ietf-acme-dns-persist), good for wildcards.
+    DnsPersist01(Persist),
 }
 
 /// Times of an order.
@@ -172,7 +174,7 @@ impl Issuer {
     ) -> Result<Issued, OrderError> {
         let dns = request.methods.iter().filter_map(|method| match method {
             Method::Dns01(dns) => Some(dns.patience),
-            Method::Http01 | Method::TlsAlpn01 => None,
+            Method::Http01 | Method::TlsAlpn01 | Method::DnsPersist01(_) => None,
         });
         let limit = self.limits.order + dns.max().unwrap_or_default();
         match tokio::time::timeout(limit, work).await {

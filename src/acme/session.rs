@@ -56,6 +56,11 @@ pub struct Meta {
     /// The names that CAA records know it by.
     #[serde(default)]
     pub caa_identities: Vec<String>,
+    /// The names that records of dns-persist-01 know it by (draft-ietf-acme-dns-persist §3.2).
+    #[serde(default)]
+    pub issuer_domain_names: Vec<String>,
+    /// What such records name accounts by, before a digest (§4.1); `None` where that is their URL.
+    pub account_hash_prefix: Option<String>,
 }
 
 /// Why a request did not do what it should.

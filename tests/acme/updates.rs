@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use base64::Engine;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use wardgate::acme::dns::{Dns, DnsError, Record, UpdateError};
@@ -262,4 +263,36 @@ async fn an_answer_without_the_key_is_not_believed() {
     assert!(matches!(error, UpdateError::Unsigned { .. }), "{error}");
     let error = refusal(settings(closed())).await;
     assert!(matches!(error, UpdateError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_gateway_updates_the_zone_and_leaves_nothing_when_it_ends() {
+    let bind = Bind::start().await;
+    let settings = Settings { dns: Some(bind.address), ..Settings::default() };
+    let (mut gateway, pebble) = super::gateway::begin(settings).await;
+    let secret = base64::prelude::BASE64_STANDARD.encode(key("acme").secret);
+    let more = format!(
+        ", challenges: [dns-01], dns: {{ rfc2136: {{ server: \"{}\", key: {{ name: acme, secret: \
+         \"{secret}\" }} }} }}",
+        bind.address
+    );
+    let at = super::gateway::at(&pebble, &more);
+    let text = super::gateway::yaml(&["a.example.test"], "certificate: acme", &at);
+    gateway.reload(&text, 2).await;
+    // The system's DNS knows nothing of the zone, so that the gateway goes on waiting.
+    within("record", async {
+        while bind.texts(NAME).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    gateway.drain();
+    assert!(gateway.exit_status().await.success());
+    within("removal", async {
+        while !bind.texts(NAME).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(!gateway.log().to_string().contains(&secret), "secrets are never logged");
 }

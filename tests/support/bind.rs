@@ -18,8 +18,8 @@ use super::in_repository;
 use super::pebble::unused;
 use super::program::{Program, run};
 
-/// A running BIND. It is the primary server of `example.test` and of `validation.test`, where an alias
-/// leads, and lets the keys `acme` and `large` change both.
+/// A running BIND. It is the primary server of `example.test`, which the keys `acme` and `large` may
+/// change, and of `validation.test`, where an alias leads that `acme` alone may change.
 pub(crate) struct Bind {
     pub(crate) address: SocketAddr,
     program: Program,
@@ -142,10 +142,11 @@ fn write_files(directory: &Path, address: SocketAddr) -> PathBuf {
                 }
             );
             std::fs::write(directory.join(zone), records).unwrap();
-            format!(
-                "zone \"{zone}\" {{ type primary; file \"{zone}\"; \
-                 allow-update {{ key acme; key large; }}; }};\n"
-            )
+            let allowed = match *zone {
+                "example.test" => "allow-update { key acme; key large; }",
+                _ => "update-policy { grant acme name alias.validation.test. TXT; }",
+            };
+            format!("zone \"{zone}\" {{ type primary; file \"{zone}\"; {allowed}; }};\n")
         })
         .collect();
     let (ip, port) = (address.ip(), address.port());

@@ -117,6 +117,8 @@ impl Pebble {
         let directory = self.authority.fetch_directory().await.unwrap();
         let offers = match what {
             "renewalInfo" => directory.renewal_info.is_some(),
+            // Only its challenges tell.
+            "dns-persist-01" => self.is_new,
             profile => directory.meta.profiles.contains_key(profile),
         };
         assert!(offers || !self.is_new, "the newer pebble has no {what}: {directory:?}");
@@ -138,6 +140,15 @@ impl Pebble {
     /// Has the DNS server answer with SERVFAIL for `name`.
     pub(crate) async fn break_dns_of(&self, name: &str) {
         self.tell_dns("/set-servfail", json!({ "host": format!("{name}.") })).await;
+    }
+
+    /// Has the DNS server show these texts, and no others.
+    pub(crate) async fn show_texts(&self, name: &str, texts: &[&str]) {
+        let host = format!("{name}.");
+        self.tell_dns("/clear-txt", json!({ "host": host })).await;
+        for text in texts {
+            self.tell_dns("/set-txt", json!({ "host": host, "value": text })).await;
+        }
     }
 
     async fn tell_dns(&self, path: &str, what: Value) {
@@ -270,6 +281,7 @@ fn pebble(
     });
     if is_new {
         config["keyAlgorithm"] = "ecdsa".into();
+        config["caaIdentities"] = json!(["pebble.example"]);
         config["profiles"] = json!({
             "classic": { "description": "90 days", "validityPeriod": 7_776_000 },
             "shortlived": { "description": "160 hours", "validityPeriod": 576_000 },

@@ -26,6 +26,9 @@ struct Server {
     addresses: Vec<SocketAddr>,
 }
 
+/// What a record's text has to be.
+pub(super) type Fit<'f> = dyn Fn(&[u8]) -> bool + Sync + 'f;
+
 /// Waits until every server shows every record: those in `servers`, or those of the records' zones.
 pub(super) async fn wait(
     records: &[Record],
@@ -34,21 +37,38 @@ pub(super) async fn wait(
 ) -> Result<(), DnsError> {
     let end = tokio::time::Instant::now() + patience;
     for record in records {
-        let (name, servers) = match servers {
-            Some(servers) => (record.name.clone(), servers.iter().map(fixed).collect()),
-            None => found(&system()?, DNS_PORT, &record.name).await,
-        };
-        let mut pause = FIRST_PAUSE;
-        while let Some(server) = blind(&servers, &name, &record.value).await {
-            if tokio::time::Instant::now() + pause > end {
-                let (name, server) = (record.name.clone(), server.name.clone());
-                return Err(DnsError::NotSeen { name, server, patience });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+        let is_it = |text: &[u8]| text == record.value.as_bytes();
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        if let Some(server) = blind_at_the_end(&record.name, &is_it, servers, left).await? {
+            let name = record.name.clone();
+            return Err(DnsError::NotSeen { name, server, patience });
         }
     }
     Ok(())
+}
+
+/// A server that shows no fitting text at `name`, not even when `patience` is over; `None` as soon as
+/// there is none.
+pub(super) async fn blind_at_the_end(
+    name: &str,
+    is_fit: &Fit<'_>,
+    servers: Option<&[SocketAddr]>,
+    patience: Duration,
+) -> Result<Option<String>, DnsError> {
+    let end = tokio::time::Instant::now() + patience;
+    let (name, servers) = match servers {
+        Some(servers) => (name.to_owned(), servers.iter().map(fixed).collect()),
+        None => found(&system()?, DNS_PORT, name).await,
+    };
+    let mut pause = FIRST_PAUSE;
+    while let Some(server) = blind(&servers, &name, is_fit).await {
+        if tokio::time::Instant::now() + pause > end {
+            return Ok(Some(server.name.clone()));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+    Ok(None)
 }
 
 fn fixed(address: &SocketAddr) -> Server {
@@ -57,17 +77,17 @@ fn fixed(address: &SocketAddr) -> Server {
 
 /// A server that does not show the record. One that has several addresses need not be reached at
 /// all of them: not every machine has IPv6.
-async fn blind<'s>(servers: &'s [Server], name: &str, value: &str) -> Option<&'s Server> {
+async fn blind<'s>(servers: &'s [Server], name: &str, is_fit: &Fit<'_>) -> Option<&'s Server> {
     for server in servers {
         let mut is_seen = false;
         if server.addresses.is_empty() {
             is_seen = match system() {
-                Ok(resolver) => holds(&resolver, name, value).await,
+                Ok(resolver) => holds(&resolver, name, is_fit).await,
                 Err(_) => false,
             };
         }
         for address in &server.addresses {
-            if shows(*address, name, value).await {
+            if shows(*address, name, is_fit).await {
                 is_seen = true;
                 break;
             }
@@ -79,17 +99,17 @@ async fn blind<'s>(servers: &'s [Server], name: &str, value: &str) -> Option<&'s
     None
 }
 
-async fn shows(server: SocketAddr, name: &str, value: &str) -> bool {
+async fn shows(server: SocketAddr, name: &str, is_fit: &Fit<'_>) -> bool {
     match asking(server) {
-        Ok(resolver) => holds(&resolver, name, value).await,
+        Ok(resolver) => holds(&resolver, name, is_fit).await,
         Err(_) => false,
     }
 }
 
-async fn holds(resolver: &TokioResolver, name: &str, value: &str) -> bool {
+async fn holds(resolver: &TokioResolver, name: &str, is_fit: &Fit<'_>) -> bool {
     let Ok(found) = resolver.lookup(absolute(name), RecordType::TXT).await else { return false };
     found.answers().iter().any(|record| match &record.data {
-        RData::TXT(text) => text.txt_data.concat() == value.as_bytes(),
+        RData::TXT(text) => is_fit(&text.txt_data.concat()),
         _ => false,
     })
 }

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use instant_acme::{CertificateIdentifier, Identifier, NewOrder, Order};
 
+use super::super::dns::DNS_PERSIST_01;
 use super::super::journal::Journal;
 use super::super::problem::Kind;
 use super::super::session::CallError;
@@ -94,11 +95,12 @@ impl Issuer {
 
 /// Refuses what no authority would take, before one is asked.
 pub(super) fn check_names(request: &Request) -> Result<(), OrderError> {
-    let has_dns = request.methods.iter().any(|method| matches!(method, Method::Dns01(_)));
+    let has_dns = request.methods.iter().any(Method::is_dns);
     for pattern in patterns(&request.names)? {
         match pattern {
             HostPattern::Wildcard(_) if !has_dns => {
-                let (name, offered) = (pattern.to_string(), vec!["dns-01".to_owned()]);
+                let offered = ["dns-01", DNS_PERSIST_01].map(str::to_owned).into();
+                let name = pattern.to_string();
                 return Err(OrderError::NoMethod { name, offered });
             }
             HostPattern::Any => return Err(OrderError::Name("*".to_owned())),
@@ -140,7 +142,7 @@ fn may_be_about_replaces(error: &CallError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::dns::Dns;
+    use super::super::super::dns::{Dns, Persist};
     use super::*;
 
     #[test]
@@ -151,10 +153,11 @@ mod tests {
             ("192.0.2.1", vec![Method::Http01], None),
             ("2001:db8::1", vec![Method::TlsAlpn01], None),
             ("*.a.test", vec![Method::Http01, dns()], None),
+            ("*.a.test", vec![Method::DnsPersist01(Persist::default())], None),
             (
                 "*.a.test",
                 vec![Method::Http01],
-                Some("none of the ways to prove *.a.test is enabled: dns-01"),
+                Some("none of the ways to prove *.a.test is enabled: dns-01, dns-persist-01"),
             ),
             ("*", vec![dns()], Some("\"*\" is no name that a certificate can have")),
             ("a b", vec![dns()], Some("\"a b\" is no name that a certificate can have")),

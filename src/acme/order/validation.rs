@@ -3,23 +3,25 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use instant_acme::{
     AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, Order, OrderStatus,
 };
 
-use super::super::dns::{Dns, Presented, Record};
+use super::super::dns::{Binding, DNS_PERSIST_01, Dns, Persist, Presented, Record, Wanted};
 use super::super::journal::Journal;
 use super::super::problem::{Kind, Problem};
-use super::super::session::Session;
+use super::super::session::{CallError, Session};
 use super::placing::patterns;
-use super::{BadName, Issuer, Method, OrderError, Request, again};
+use super::{BadName, Issuer, Method, OrderError, Request, Tries, again};
 use crate::net::{Host, HostPattern};
 use crate::tls::challenge::Published;
 
 /// A name that is to be proven.
 struct Proof<'r> {
-    /// The authorization's place in the order.
+    /// The authorization's place in the order, and its URL.
     index: usize,
+    url: String,
     name: String,
     method: &'r Method,
     key_authorization: String,
@@ -43,13 +45,14 @@ impl Issuer {
         journal: &Journal,
         request: &Request,
     ) -> Result<(), OrderError> {
-        again!(self, load(order)).map_err(|error| OrderError::call("see what to prove", error))?;
+        again!(self, load(order)).map_err(unclear)?;
         let Some(mut proofs) = self.proofs(order, journal, request).await? else {
             return Err(self.find_fault(order).await);
         };
         let mut answers = Answers::default();
         let outcome = async {
             self.publish(&proofs, &mut answers).await?;
+            self.look_for_lasting(&proofs, journal).await?;
             again!(self, tell(&self.session, order, &mut proofs))
                 .map_err(|error| OrderError::call("answer a challenge", error))?;
             self.settle(order, OrderStatus::Pending).await
@@ -72,9 +75,8 @@ impl Issuer {
         let mut authorizations = order.authorizations();
         let mut index = 0;
         while let Some(authorization) = authorizations.next().await {
-            let authorization = authorization.map_err(|error| {
-                OrderError::call("see what to prove", self.session.explain(error))
-            })?;
+            let authorization =
+                authorization.map_err(|error| unclear(self.session.explain(error)))?;
             index += 1;
             match authorization.status {
                 AuthorizationStatus::Pending => {}
@@ -91,7 +93,7 @@ impl Issuer {
                     authorization.challenges.iter().find(|it| it.r#type == method.challenge())?;
                 let fits = match method {
                     Method::Http01 | Method::TlsAlpn01 => !authorization.wildcard,
-                    Method::Dns01(_) => !is_address,
+                    Method::Dns01(_) | Method::DnsPersist01(_) => !is_address,
                 };
                 fits.then_some((method, challenge))
             });
@@ -102,6 +104,7 @@ impl Issuer {
             let thumbprint = self.session.account.key_thumbprint();
             proofs.push(Proof {
                 index: index - 1,
+                url: authorization.url().to_owned(),
                 name,
                 method,
                 key_authorization: format!("{}.{thumbprint}", challenge.token),
@@ -136,6 +139,7 @@ impl Issuer {
                         None => waits.push((dns, vec![record])),
                     }
                 }
+                Method::DnsPersist01(_) => {}
             }
         }
         // Before the authority is told: what it does not see counts against the name.
@@ -143,6 +147,51 @@ impl Issuer {
             dns.wait_for(&records).await?;
         }
         Ok(())
+    }
+
+    /// Sees whether the records are there that nobody publishes, because they stay.
+    async fn look_for_lasting(
+        &self,
+        proofs: &[Proof<'_>],
+        journal: &Journal,
+    ) -> Result<(), OrderError> {
+        if !proofs.iter().any(|proof| matches!(proof.method, Method::DnsPersist01(_))) {
+            return Ok(());
+        }
+        let directory = self.session.authority.fetch_directory().await.map_err(unclear)?;
+        let mut looks: Vec<(&Persist, Vec<Wanted>)> = Vec::new();
+        for proof in proofs {
+            let Method::DnsPersist01(persist) = proof.method else { continue };
+            // One record is to do for a name and its wildcard.
+            let wildcard = format!("*.{}", proof.name.trim_start_matches("*."));
+            let name = match journal.names.contains(&wildcard) {
+                true => wildcard,
+                false => proof.name.clone(),
+            };
+            let authorization = self.authorization(&proof.url).await?;
+            let binding = Binding::of_challenge(&self.session, &directory.meta, &authorization);
+            let wanted = Wanted { name, binding: binding.map_err(unclear)? };
+            match looks.iter_mut().find(|(other, _)| *other == persist) {
+                Some((_, all)) => all.push(wanted),
+                None => looks.push((persist, vec![wanted])),
+            }
+        }
+        for (persist, wanted) in looks {
+            persist.check(&wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// An authorization as it was sent: the library drops what it does not know of a challenge.
+    async fn authorization(&self, url: &str) -> Result<Bytes, OrderError> {
+        let mut tries = Tries::default();
+        loop {
+            match self.session.fetch(url).await {
+                Ok(body) => return Ok(body),
+                Err(error) if tries.is_worth_another(&error, self.limits.pause).await => {}
+                Err(error) => return Err(unclear(error)),
+            }
+        }
     }
 
     /// What the authority says of an order that it has given up.
@@ -176,7 +225,13 @@ impl Method {
             Self::Http01 => ChallengeType::Http01,
             Self::TlsAlpn01 => ChallengeType::TlsAlpn01,
             Self::Dns01(_) => ChallengeType::Dns01,
+            Self::DnsPersist01(_) => ChallengeType::Unknown(DNS_PERSIST_01.to_owned()),
         }
+    }
+
+    /// Whether it is good for wildcards.
+    pub(super) fn is_dns(&self) -> bool {
+        matches!(self, Self::Dns01(_) | Self::DnsPersist01(_))
     }
 }
 
@@ -251,6 +306,11 @@ fn is_settled(session: &Session) -> bool {
         None => answer.status.is_success(),
         Some(problem) => problem.kind == Kind::Malformed,
     })
+}
+
+/// Why it cannot be seen what to prove.
+fn unclear(error: CallError) -> OrderError {
+    OrderError::call("see what to prove", error)
 }
 
 /// The way's name in the protocol.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 pub(super) use self::error::{JobError, texts};
 use super::{Assignment, Source};
+use crate::acme::dns::Persist;
 use crate::acme::journal::Journal;
 use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
 use crate::acme::problem::{Kind, Problem};
@@ -230,7 +231,7 @@ impl Job {
                 ChallengeKind::TlsAlpn01 => Some(Method::TlsAlpn01),
                 ChallengeKind::Http01 => Some(Method::Http01),
                 ChallengeKind::Dns01 => acme.dns.as_ref().map(|dns| Method::Dns01(dns.into())),
-                ChallengeKind::DnsPersist01 => None,
+                ChallengeKind::DnsPersist01 => Some(Method::DnsPersist01(Persist::default())),
             })
             .collect();
         let fails = self.record().await.fails as usize;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::Request as Asked;
 
 use super::*;
+use crate::acme::dns::{Dns, Provider};
 use crate::acme::http::{RequestError, Sending, Transport};
 use crate::acme::session::Authority;
 use crate::acme::state::State;
@@ -35,11 +36,16 @@ struct Scene {
 
 /// A job that was planned when there was no certificate.
 fn scene() -> Scene {
+    scene_with("{}")
+}
+
+/// The same with this as `acme:`.
+fn scene_with(acme: &str) -> Scene {
     crate::tls::install();
     let directory = tempfile::tempdir().unwrap();
     let storage = Storage::open(directory.path()).unwrap();
-    let text = "sites: { a.example.com: { upstream: \"http://b\" } }\nacme: {}\n";
-    let loaded = config::from_text("gateway.yaml", text, std::path::Path::new("")).unwrap();
+    let text = format!("sites: {{ a.example.com: {{ upstream: \"http://b\" }} }}\nacme: {acme}\n");
+    let loaded = config::from_text("gateway.yaml", &text, std::path::Path::new("")).unwrap();
     let nobody = Nobody::default();
     let asked = Arc::clone(&nobody.0);
     let acme = loaded.config.acme.unwrap();
@@ -128,6 +134,28 @@ async fn failures_add_up_where_nothing_can_be_written() {
         scene.job.known = Record { since: record.since + 1, ..record };
     }
     assert!(scene.asked.load(Ordering::Relaxed) >= 3);
+}
+
+#[tokio::test]
+async fn every_way_to_prove_names_is_tried_and_another_first_after_a_failure() {
+    let all = "{ challenges: [dns-persist-01, dns-01, http-01], dns: { rfc2136: { server: 192.0.2.53, \
+               key: { name: k, secret: c2VjcmV0 } } } }";
+    let mut scene = scene_with(all);
+    let ways = async |scene: &Scene| -> Vec<String> {
+        let methods = scene.job.request().await.methods;
+        assert!(!format!("{methods:?}").contains("secret"), "{methods:?}");
+        let way = |method: &Method| match method {
+            Method::DnsPersist01(_) => "persist".to_owned(),
+            Method::Dns01(Dns { provider: Provider::Update(server), .. }) => {
+                format!("{}:{}", server.server, server.port)
+            }
+            other => format!("{other:?}"),
+        };
+        methods.iter().map(way).collect()
+    };
+    assert_eq!(ways(&scene).await, ["persist", "192.0.2.53:53", "Http01"]);
+    scene.job.known.fails = 1;
+    assert_eq!(ways(&scene).await, ["192.0.2.53:53", "Http01", "persist"]);
 }
 
 #[tokio::test]
