@@ -131,6 +131,8 @@ impl Renewer {
             }
         };
         let _ = stop.run_until_cancelled(work).await;
+        // What they have published is withdrawn while there is still a process to do it.
+        self.jobs.shutdown().await;
     }
 
     /// Works on the present assignment until there is another; false when there will be none.
