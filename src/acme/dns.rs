@@ -20,7 +20,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::config::acme::{DnsProvider, Rfc2136};
 pub use persist::{Binding, BindingError, Missing, Persist};
-pub(super) use persist::{METHOD as DNS_PERSIST_01, Wanted};
+pub(super) use persist::{METHOD as DNS_PERSIST_01, Wanted, covering};
 pub use program::Program;
 use update::Place;
 pub use update::UpdateError;

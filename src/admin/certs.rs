@@ -15,6 +15,8 @@ pub enum Question {
     List,
     /// `GET /certs/NAME`: all that is known of one.
     Show(String),
+    /// `GET /certs/NAME/dns-persist`: the records that have to stay in the DNS for it.
+    DnsPersist(String),
     /// `POST /certs/NAME/renew`, or `POST /renew` for all.
     Renew(Option<String>),
     /// `POST /certs/NAME/revoke`.
@@ -49,6 +51,7 @@ impl Question {
         Some(match segments.as_slice() {
             ["certs"] => Self::List,
             ["certs", one] if !one.is_empty() => Self::Show(name(one)?),
+            ["certs", one, "dns-persist"] => Self::DnsPersist(name(one)?),
             ["renew"] => Self::Renew(None),
             ["certs", one, "renew"] => Self::Renew(Some(name(one)?)),
             ["certs", one, "revoke"] => Self::Revoke(name(one)?),
@@ -69,6 +72,7 @@ impl Question {
         match self {
             Self::List => "/certs".to_owned(),
             Self::Show(name) => of(name, ""),
+            Self::DnsPersist(name) => of(name, "/dns-persist"),
             Self::Renew(None) => "/renew".to_owned(),
             Self::Renew(Some(name)) => of(name, "/renew"),
             Self::Revoke(name) => of(name, "/revoke"),
@@ -82,7 +86,7 @@ impl Question {
     /// Whether it changes something.
     #[must_use]
     pub fn is_change(&self) -> bool {
-        !matches!(self, Self::List | Self::Show(_) | Self::Account)
+        !matches!(self, Self::List | Self::Show(_) | Self::DnsPersist(_) | Self::Account)
     }
 }
 
@@ -125,6 +129,7 @@ mod tests {
             ("/certs/a.test", Some(Question::Show("a.test".to_owned()))),
             ("/certs/*.b%C3%BCcher.test/renew", Some(Question::Renew(Some(name())))),
             ("/certs/%2A.b%C3%BCcher.test/restore", Some(Question::Restore(name()))),
+            ("/certs/a.test/dns-persist", Some(Question::DnsPersist("a.test".to_owned()))),
             ("/certs/", None),
             ("/certs/a/b", None),
             ("/certs/%FF", None),

@@ -5,6 +5,7 @@
 //! `storage:`, where no gateway runs. Both say the same in the same words.
 
 mod describe;
+mod lasting;
 mod local;
 mod subject;
 mod verdict;
@@ -57,6 +58,7 @@ impl CertDesk {
     pub(super) async fn answer(self, question: Question, arguments: Value) -> Reply {
         let outcome = match question {
             Question::List => self.list().await,
+            Question::DnsPersist(name) => self.dns_persist(&name).await,
             Question::Show(name) => self.show(&name).await,
             Question::Renew(name) => self.renew(name.as_deref(), arguments).await,
             Question::Restore(name) => self.restore(&name, arguments).await,
@@ -95,6 +97,12 @@ impl CertDesk {
             None => None,
         };
         Ok(Reply::fine(self.case(subject, known).in_full(config, kept.as_ref(), now())))
+    }
+
+    async fn dns_persist(&self, name: &str) -> Result<Reply, Reply> {
+        let subject = find(&self.generation().config, name)?;
+        managed(subject.clone())?;
+        lasting::show(self.certificates.assignment(), subject).await
     }
 
     async fn renew(&self, name: Option<&str>, arguments: Value) -> Result<Reply, Reply> {

@@ -77,6 +77,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the records that have to stay in the DNS for dns-persist-01, and look for them
+    DnsPersist {
+        /// A site, or one of its hosts
+        name: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Order one anew, or all, now
     Renew {
         /// A site, or one of its hosts
@@ -114,6 +122,9 @@ pub(super) fn perform(certs: Certs) -> anyhow::Result<u8> {
     match command {
         Command::List { json } => show(&place, &Question::List, json, text::list),
         Command::Show { name, json } => show(&place, &Question::Show(name), json, text::whole),
+        Command::DnsPersist { name, json } => {
+            show(&place, &Question::DnsPersist(name), json, text::lasting)
+        }
         Command::Renew { name, all: _, force, wait } => {
             let patience = if wait { PATIENCE } else { ANSWER };
             let arguments = json!({ "force": force, "wait": wait });

@@ -6,7 +6,7 @@ use wardgate::acme::order::{Method, OrderError, Request};
 use wardgate::acme::session::Session;
 
 use super::scene::{Scene, issue, names, told};
-use crate::support::within;
+use crate::support::{Settings, within};
 
 fn request(scene: &Scene, names: &[&str]) -> Request {
     let persist = Persist { servers: Some(vec![scene.pebble.dns]) };
@@ -110,4 +110,46 @@ async fn one_that_the_authority_would_not_take_is_not_tried() {
     );
     scene.pebble.show_texts("_validation-persist.a.example.test", &[&text]).await;
     issue(&issuer, &request).await;
+}
+
+#[tokio::test]
+async fn the_record_is_printed_before_it_is_there() {
+    use super::gateway::{at, begin, obtained, yaml};
+    let (gateway, pebble) = begin(Settings::default()).await;
+    if !pebble.offers("dns-persist-01").await {
+        return;
+    }
+    let name = "app.example.com";
+    let names = ["app.example.com", "\"*.sub.example.com\""];
+    let of = |more: &str| yaml(&names, "https: both", &at(&pebble, more));
+    // There is an account, and the wildcard's order waits for its record.
+    gateway.reload(&of(", challenges: [http-01, dns-persist-01]"), 2).await;
+    gateway.wait_log(obtained(name)).await;
+    let printed = async |name: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wardgate"));
+        command.args(["certs", "dns-persist", name]).args(more);
+        command.current_dir(gateway.directory()).stdin(std::process::Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = within("records", output).await.unwrap().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (is_fine, said, errors) = printed("*.sub.example.com", &[]).await;
+    assert!(is_fine, "{said}{errors}");
+    let line = said.lines().find(|line| line.starts_with('_')).unwrap_or_else(|| panic!("{said}"));
+    assert!(
+        line.starts_with(
+            "_validation-persist.sub.example.com. IN TXT \"pebble.example; accounturi=https://"
+        ) && line.ends_with("; policy=wildcard\""),
+        "{line}"
+    );
+
+    let (is_fine, said, _) = printed(name, &["--json"]).await;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(is_fine && said["is_enabled"] == true, "{said}");
+    let record = &said["authorities"][0]["records"][0];
+    assert_eq!(record["name"], "_validation-persist.app.example.com");
+    assert_ne!(record["state"], "present");
+    let (is_fine, _, error) = printed("other.example.com", &[]).await;
+    assert!(!is_fine && error.contains("no site or certificate is called"), "{error}");
 }

@@ -4,7 +4,7 @@
 //! Answers "which record is that, and is it there?" before the authority looks. Whoever owns the zone
 //! puts it up, once; nothing here ever changes a zone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -84,11 +84,8 @@ impl Persist {
     /// Looks whether the records for all of `wanted` are there.
     pub(in crate::acme) async fn check(&self, wanted: &[Wanted]) -> Result<(), DnsError> {
         let looks = wanted.iter().map(async |wanted| {
+            let server = self.look(wanted, PATIENCE).await?;
             let record = wanted.binding.record(&wanted.name);
-            let now = unix(SystemTime::now());
-            let is_fit = |text: &[u8]| wanted.binding.is_met_by(&wanted.name, text, now);
-            let servers = self.servers.as_deref();
-            let server = blind_at_the_end(&record.name, &is_fit, servers, PATIENCE).await?;
             Ok::<_, DnsError>(server.map(|server| Missing { record, server }))
         });
         let mut missing: Vec<Missing> = Vec::new();
@@ -101,6 +98,30 @@ impl Persist {
         missing.sort_by(|one, other| one.record.name.cmp(&other.record.name));
         if missing.is_empty() { Ok(()) } else { Err(DnsError::NotPut(missing)) }
     }
+
+    /// A server that does not show the record for `wanted` now.
+    pub(in crate::acme) async fn look_once(
+        &self,
+        wanted: &Wanted,
+    ) -> Result<Option<String>, DnsError> {
+        self.look(wanted, Duration::ZERO).await
+    }
+
+    async fn look(&self, wanted: &Wanted, patience: Duration) -> Result<Option<String>, DnsError> {
+        let record = wanted.binding.record(&wanted.name);
+        let now = unix(SystemTime::now());
+        let is_fit = |text: &[u8]| wanted.binding.is_met_by(&wanted.name, text, now);
+        blind_at_the_end(&record.name, &is_fit, self.servers.as_deref(), patience).await
+    }
+}
+
+/// The names that records are put up for, so that all of `names` are proven.
+pub(in crate::acme) fn covering(names: &[String]) -> Vec<String> {
+    let is_left = |name: &&String| {
+        let is_covered = !name.starts_with("*.") && names.contains(&format!("*.{name}"));
+        !is_covered && name.parse::<IpAddr>().is_err()
+    };
+    names.iter().filter(is_left).cloned().collect()
 }
 
 impl Binding {
@@ -181,7 +202,8 @@ impl Account {
         }
     }
 
-    /// Whether `uri` is this account, in a record for `base` or in one for any name (§4.1).
+    /// Whether `uri` is this account, in a record for `base` or in one for any name (§4.1). One with a
+    /// digest of an earlier key is not known to be.
     fn is(&self, uri: &str, base: &str) -> bool {
         self.uri(base) == uri || self.uri("*") == uri
     }
@@ -366,6 +388,13 @@ mod tests {
             let made = Binding::new(names(count), Account::Url(URL.into()));
             assert_eq!(made.is_some(), is_sound, "{count}");
         }
+    }
+
+    #[test]
+    fn one_record_is_for_a_name_and_its_wildcard() {
+        let names = ["*.a.test", "a.test", "b.test", "192.0.2.1", "x.a.test", "::1"];
+        let names = names.map(str::to_owned);
+        assert_eq!(covering(&names), ["*.a.test", "b.test", "x.a.test"]);
     }
 
     #[test]

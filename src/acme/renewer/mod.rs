@@ -8,6 +8,7 @@
 mod account;
 mod command;
 mod job;
+mod lasting;
 mod managed;
 mod poll;
 mod source;
@@ -28,6 +29,7 @@ pub use self::command::{
     Command, Commands, Deed, Ended, Known, Pending, Taken, Verdict, Work, restore,
 };
 use self::job::{Done, Job};
+pub use self::lasting::{Lasting, LastingError, Look};
 use self::managed::{Change, Managed, read_all};
 pub use self::source::{Assignment, Source, Wanted};
 pub use self::standing::{Standing, Standings};

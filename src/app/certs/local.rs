@@ -116,7 +116,7 @@ fn unusable(error: &StoreError) -> Reply {
 }
 
 /// An error with its causes, in one line.
-fn texts(error: &dyn std::error::Error) -> String {
+pub(super) fn texts(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -167,6 +167,35 @@ pub(super) fn whole(one: &Value) -> String {
     out
 }
 
+/// `certs dns-persist`. The records stand in lines of their own, however long, to be copied.
+pub(super) fn lasting(answer: &Value) -> String {
+    let mut out = String::new();
+    let authorities = answer["authorities"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for authority in authorities {
+        let _ = writeln!(out, "at {}:", plain(&authority["authority"]));
+        let records = authority["records"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for record in records {
+            let state = match record["state"].as_str() {
+                Some("present") => "there".to_owned(),
+                Some("missing") => format!("missing at {}", plain(&record["missing_at"])),
+                _ => "the DNS does not say whether it is there".to_owned(),
+            };
+            let _ = writeln!(out, "{}", plain(&record["line"]));
+            wrap(&mut out, " ".repeat(3), &state, 4);
+        }
+        if authority["problem"].is_string() {
+            wrap(&mut out, " ".repeat(3), &plain(&authority["problem"]), 4);
+        } else if records.is_empty() {
+            out += "    addresses are not proven by the DNS\n";
+        }
+    }
+    if answer["is_enabled"] == false {
+        let text = "not used: `challenges` of `acme:` has no dns-persist-01";
+        wrap(&mut out, String::new(), text, 4);
+    }
+    out
+}
+
 fn names(one: &Value) -> String {
     let own = one["names"].as_array().into_iter().flatten().map(plain);
     let unicode = one["names_unicode"].as_array().into_iter().flatten().map(plain);
