@@ -7,6 +7,7 @@
 //! decides when to renew: it says when something is due, and `app` keeps the clock.
 
 pub mod accept;
+pub(crate) mod arrange;
 mod authority;
 pub mod certificate;
 pub mod challenge;
@@ -20,6 +21,7 @@ pub mod issued;
 pub mod local_ca;
 pub mod on_demand;
 pub mod pem;
+pub mod pfx;
 pub(crate) mod private_dir;
 pub mod provider;
 mod resolver;
@@ -31,6 +33,7 @@ pub mod trust;
 mod unverified;
 
 pub use accept::{AcceptError, Accepted, Handshake, ServerStream, Session};
+pub use arrange::ArrangeError;
 pub use certificate::{Certificate, Fingerprint, Leaf};
 pub use challenge::Challenges;
 pub use client_config::{ClientConfigError, SystemRoots};

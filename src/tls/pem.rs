@@ -304,13 +304,15 @@ fn warnings(certificate: &Certificate, key: &Path, now: SystemTime) -> Vec<Warni
 
 /// The position, from 1, of the first certificate that did not sign the one before it.
 fn broken_link(chain: &[CertificateDer<'_>]) -> Option<usize> {
-    let signed = |child: &CertificateDer<'_>, issuer: &CertificateDer<'_>| {
-        let Ok((_, child)) = X509Certificate::from_der(child) else { return false };
-        let Ok((_, issuer)) = X509Certificate::from_der(issuer) else { return false };
-        child.issuer().as_raw() == issuer.subject().as_raw()
-            && child.verify_signature(Some(issuer.public_key())).is_ok()
-    };
     chain.windows(2).position(|pair| !signed(&pair[0], &pair[1])).map(|index| index + 2)
+}
+
+/// Whether `issuer` has signed `child`.
+pub(super) fn signed(child: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    let Ok((_, child)) = X509Certificate::from_der(child) else { return false };
+    let Ok((_, issuer)) = X509Certificate::from_der(issuer) else { return false };
+    child.issuer().as_raw() == issuer.subject().as_raw()
+        && child.verify_signature(Some(issuer.public_key())).is_ok()
 }
 
 #[cfg(unix)]
