@@ -6,7 +6,9 @@
 pub mod account;
 pub mod backoff;
 pub mod dns;
+pub mod finding;
 pub mod http;
+pub mod import;
 pub mod journal;
 pub mod key;
 pub mod order;

@@ -7,8 +7,8 @@
 //! decides when to renew: it says when something is due, and `app` keeps the clock.
 
 pub mod accept;
-pub(crate) mod arrange;
 mod authority;
+pub mod bundle;
 pub mod certificate;
 pub mod challenge;
 pub mod client_config;
@@ -33,7 +33,7 @@ pub mod trust;
 mod unverified;
 
 pub use accept::{AcceptError, Accepted, Handshake, ServerStream, Session};
-pub use arrange::ArrangeError;
+pub use bundle::{Bundle, BundleError};
 pub use certificate::{Certificate, Fingerprint, Leaf};
 pub use challenge::Challenges;
 pub use client_config::{ClientConfigError, SystemRoots};

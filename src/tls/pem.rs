@@ -217,7 +217,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The first private key in a PEM text.
-fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, LoadError> {
+pub(super) fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, LoadError> {
     let found = Contents::of(text);
     match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) if found != Contents::EncryptedKey => Ok(key),

@@ -4,16 +4,12 @@
 //! Answers "what is in it that can be served?", and writes one that Windows imports. Called by whoever
 //! brings certificates in or hands them out; what is kept and served is PEM.
 
-use std::fmt;
-
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING,
     EcdsaKeyPair,
 };
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use p12_keystore::error::Error;
 use p12_keystore::{
     Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, MacAlgorithm, Pkcs12Archive,
@@ -22,18 +18,8 @@ use p12_keystore::{
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::tls::arrange::{ArrangeError, arrange};
+use crate::tls::bundle::{Bundle, BundleError};
 use crate::tls::contents::Contents;
-
-/// What a file holds, as it is served. Its `Debug` form hides the key.
-pub struct Bundle {
-    /// The chain, PEM, leaf first, without the root.
-    pub chain_pem: String,
-    /// The leaf's key, PKCS#8 in PEM. Secret.
-    pub key_pem: String,
-    /// Certificates that do not belong to the chain and were left out.
-    pub left_out: usize,
-}
 
 /// How a file is encrypted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -80,7 +66,7 @@ pub enum PfxError {
     NoCertificate,
     /// Key and certificates do not go together.
     #[error("what it holds cannot be served")]
-    Unusable(#[from] ArrangeError),
+    Unusable(#[from] BundleError),
     /// The pair that is to be written is no PEM.
     #[error("the {0} is not in PEM form")]
     NotPem(&'static str),
@@ -90,15 +76,6 @@ pub enum PfxError {
     /// It cannot be written.
     #[error("it cannot be written as PKCS#12")]
     Write(#[source] Error),
-}
-
-impl fmt::Debug for Bundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bundle")
-            .field("chain_pem", &self.chain_pem)
-            .field("left_out", &self.left_out)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Whether `bytes` begin as PKCS#12 does, and not as PEM.
@@ -129,12 +106,7 @@ pub fn read(bytes: &[u8], password: &str) -> Result<Bundle, PfxError> {
         _ => return Err(PfxError::SeveralKeys(keys.len())),
     };
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
-    let arranged = arrange(certificates, &private)?;
-    Ok(Bundle {
-        chain_pem: chain_text(&arranged.chain),
-        key_pem: armoured("PRIVATE KEY", key),
-        left_out: arranged.left_out,
-    })
+    Ok(Bundle::arrange(certificates, &private)?)
 }
 
 /// A PKCS#12 file with this chain and key, both PEM, under `password`. Windows shows it as `name`.
@@ -215,21 +187,6 @@ fn pkcs8(key: &PrivateKeyDer<'_>) -> Result<Vec<u8>, PfxError> {
     }
 }
 
-/// Certificates as PEM.
-pub(crate) fn chain_text(chain: &[CertificateDer<'_>]) -> String {
-    chain.iter().map(|der| armoured("CERTIFICATE", der)).collect()
-}
-
-/// `der` in PEM's armour (RFC 7468).
-fn armoured(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in der.chunks(48) {
-        BASE64_STANDARD.encode_string(line, &mut text);
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -237,7 +194,6 @@ mod tests {
 
     use super::*;
     use crate::tls::fixture::{Ca, Pem};
-    use crate::tls::{Certificate as Served, certificate, pem};
 
     /// Runs openssl in `dir`; the tests need it.
     fn openssl(dir: &Path, arguments: &str) -> String {
@@ -245,11 +201,6 @@ mod tests {
         let run = run.expect("openssl is installed");
         assert!(run.status.success(), "{arguments}\n{}", String::from_utf8_lossy(&run.stderr));
         String::from_utf8(run.stdout).unwrap()
-    }
-
-    fn served(bundle: &Bundle) -> Served {
-        let source = certificate::Source { chain: "chain".into(), key: "key".into() };
-        pem::from_text(bundle.chain_pem.as_bytes(), bundle.key_pem.as_bytes(), source).unwrap()
     }
 
     /// Root, intermediate and a leaf below it.
@@ -291,7 +242,7 @@ mod tests {
             let whole = leaf.chain.clone() + &middle.pem();
             let wanted: Vec<CertificateDer<'_>> =
                 CertificateDer::pem_slice_iter(whole.as_bytes()).map(Result::unwrap).collect();
-            assert_eq!(served(&bundle).key.cert, wanted, "{options}");
+            assert_eq!(bundle.certificate().unwrap().key.cert, wanted, "{options}");
             assert_eq!(bundle.left_out, 1, "the stranger: {options}");
             for wrong in ["Secret", ""] {
                 let error = read(&bytes, wrong).unwrap_err();
@@ -336,7 +287,7 @@ mod tests {
                 let bytes = write(chain, key, "pass word", "Wardgate a.test", encryption).unwrap();
                 let bundle = read(&bytes, "pass word").unwrap();
                 assert_eq!(bundle.chain_pem.replace('\r', ""), *chain);
-                served(&bundle);
+                bundle.certificate().unwrap();
                 std::fs::write(dir.join("out.pfx"), &bytes).unwrap();
                 std::fs::write(dir.join("password"), "pass word").unwrap();
                 let legacy = if encryption == Encryption::Legacy { " -legacy" } else { "" };
@@ -397,7 +348,7 @@ mod tests {
         let foreign = write(&other.chain, &leaf.key, "secret", "x", Encryption::Modern).unwrap();
         let error = read(&foreign, "secret").unwrap_err();
         assert!(
-            matches!(error, PfxError::Unusable(ArrangeError::NoLeaf(1))),
+            matches!(error, PfxError::Unusable(BundleError::NoLeaf(1))),
             "a key without its certificate: {error:?}"
         );
         let error = write("", &leaf.key, "p", "n", Encryption::Modern).unwrap_err();

@@ -310,7 +310,7 @@ impl Storage {
 /// How many damaged files and directories are kept for people to look at.
 const QUARANTINED: usize = 64;
 
-const CURRENT: &str = "current";
+pub(super) const CURRENT: &str = "current";
 pub(super) const KEY: &str = "key.pem";
 pub(super) const CHAIN: &str = "chain.pem";
 const META: &str = "meta.json";

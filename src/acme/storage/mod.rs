@@ -20,6 +20,7 @@
 //! Whoever writes holds the certificate's or the account's lock, which the kernel frees when a
 //! process dies. Links are not followed below `storage:`; it may be one itself.
 
+mod discard;
 mod files;
 mod generation;
 mod id;
