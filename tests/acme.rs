@@ -7,6 +7,7 @@ mod crash;
 mod faults;
 mod faulty;
 mod gateway;
+mod imported;
 mod lasting;
 mod many;
 mod orders;

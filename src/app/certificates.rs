@@ -1,5 +1,7 @@
 //! Which certificates a configuration is served with, and their renewal where they are our own.
 
+mod managed;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -7,13 +9,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::acme::http::Client;
-use crate::acme::renewer::{Assignment, Command, Renewer, Source, Standings, Wanted};
+use crate::acme::renewer::{Assignment, Command, Renewer, Source, Standing, Standings};
 use crate::acme::session::Authority;
-use crate::acme::storage::{CertId, Place, Storage, StoreError};
+use crate::acme::storage::{CertId, Storage, StoreError};
 use crate::acme::time::Clock;
 use crate::config::Config;
 use crate::config::acme::{self, Acme, UntilIssued};
-use crate::config::site::{self, Site, SiteCertificate};
+use crate::config::site::{Site, SiteCertificate};
 use crate::net::HostPattern;
 use crate::tls::certificate::sha256;
 use crate::tls::pem::{self, LoadError};
@@ -21,6 +23,8 @@ use crate::tls::{
     CertStore, Certificate, ClientConfigError, Entry, LocalCa, LocalCaError, OnDemand, SystemRoots,
     Table, Tickets, client_config,
 };
+
+pub(super) use managed::{Managed, managed, markers};
 
 /// How often certificates and keys are looked at, when nothing is due sooner.
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -70,17 +74,6 @@ pub(super) struct Sources {
     stands_in: bool,
 }
 
-/// A certificate that an authority issues.
-#[derive(Clone, Debug)]
-pub(super) struct Managed {
-    id: CertId,
-    /// As an [`Entry`].
-    name: String,
-    patterns: Vec<HostPattern>,
-    /// `None` until there is one: the local CA's is served, or none.
-    obtained: Option<Certificate>,
-}
-
 /// The certificates in service, and where they come from.
 #[derive(Debug)]
 pub(super) struct Certificates {
@@ -105,7 +98,7 @@ pub(super) fn load(
     now: SystemTime,
 ) -> Result<(Sources, Option<Arc<Assignment>>), CertificatesError> {
     let (managed, local) = managed(config);
-    let (managed, assignment) = assign(config, managed)?;
+    let (managed, assignment) = assign(config, managed, now)?;
     let is_internal = |site: &&Site| site.certificate == SiteCertificate::Internal;
     let internal = config.sites.iter().filter(is_internal);
     let internal: Vec<_> =
@@ -127,41 +120,20 @@ pub(super) fn internal_id(site: &Site) -> String {
     format!("internal:{}", site.name)
 }
 
-/// What sites want of an authority, and which of their names only the local CA certifies.
-pub(super) fn managed(config: &Config) -> (Vec<Managed>, Vec<(String, Vec<HostPattern>)>) {
-    let (mut managed, mut local) = (Vec::new(), Vec::new());
-    for site in &config.sites {
-        let SiteCertificate::Acme { all } = site.certificate else { continue };
-        let (own, public): (Vec<_>, Vec<_>) =
-            site.patterns.iter().cloned().partition(|pattern| !all && site::is_local(pattern));
-        if !own.is_empty() {
-            local.push((internal_id(site), own));
-        }
-        let (id, name) = (CertId::new(&site.name), format!("acme:{}", site.name));
-        managed.push(Managed { id, name, patterns: public, obtained: None });
-    }
-    (managed, local)
-}
-
-/// Finds what was obtained before, and what the renewer is to do.
+/// Finds what was obtained and imported before, and what the renewer is to do.
 fn assign(
     config: &Config,
     mut managed: Vec<Managed>,
+    now: SystemTime,
 ) -> Result<(Vec<Managed>, Option<Arc<Assignment>>), CertificatesError> {
     let Some(acme) = config.acme.as_ref().filter(|_| !managed.is_empty()) else {
         return Ok((managed, None));
     };
     let storage = Storage::open(&config.storage).map_err(CertificatesError::Storage)?;
     for one in &mut managed {
-        // What cannot be read is obtained anew, and says so there.
-        let found = storage.load(Place::Live, &one.id).ok().and_then(|found| found.generation);
-        one.obtained = found.map(|generation| generation.certificate);
+        one.find(&storage, now);
     }
-    let wanted = managed.iter().map(|one| Wanted {
-        id: one.id.clone(),
-        names: one.patterns.iter().map(ToString::to_string).collect(),
-    });
-    let wanted = wanted.collect();
+    let wanted = managed::wanted(&managed, now);
     let clock = Clock::default();
     let sources = sources(acme, &clock)?;
     let assignment = Assignment { acme: acme.clone(), storage, sources, clock, wanted };
@@ -236,8 +208,8 @@ impl Sources {
             self.entries.push(Arc::new(Entry::new(id.as_str(), named, certificate)));
         }
         for one in &self.managed {
-            let certificate = match (&one.obtained, &self.ca) {
-                (Some(obtained), _) => obtained.clone(),
+            let certificate = match (one.served(now), &self.ca) {
+                (Some(served), _) => served.clone(),
                 (None, Some(ca)) if self.stands_in => ca.issue(&one.patterns, now)?,
                 (None, _) => continue,
             };
@@ -247,7 +219,7 @@ impl Sources {
     }
 
     fn table(&self) -> Table {
-        let waiting = self.managed.iter().filter(|one| one.obtained.is_none() && !self.stands_in);
+        let waiting = self.managed.iter().filter(|one| !one.has_certificate() && !self.stands_in);
         let waiting = waiting.flat_map(|one| one.patterns.iter().cloned());
         let table = Table::new(self.entries.clone()).barring(waiting);
         match &self.on_demand {
@@ -257,7 +229,7 @@ impl Sources {
     }
 
     /// Takes over what was obtained while these were being prepared.
-    fn take_newer(&mut self, current: &Self) {
+    fn take_newer(&mut self, current: &Self, now: SystemTime) {
         for one in &current.managed {
             let Some(present) = &one.obtained else { continue };
             let is_older = |next: &Managed| {
@@ -265,42 +237,28 @@ impl Sources {
                 next.id == one.id && not_before < Some(present.leaf.not_before)
             };
             if self.managed.iter().any(is_older) {
-                self.put(&one.id, present.clone());
+                self.put(&one.id, present.clone(), now);
             }
         }
     }
 
-    /// Puts what was obtained in the place of what stood there; false when nobody wants it any more.
-    fn put(&mut self, id: &CertId, certificate: Certificate) -> bool {
+    /// Takes in what was obtained; false when nobody wants it any more.
+    fn put(&mut self, id: &CertId, certificate: Certificate, now: SystemTime) -> bool {
         let Some(one) = self.managed.iter_mut().find(|one| one.id == *id) else { return false };
-        one.obtained = Some(certificate.clone());
-        let entry = Arc::new(one.entry(certificate));
+        one.obtained = Some(certificate);
+        let one = one.clone();
+        self.show(&one, now);
+        true
+    }
+
+    /// Puts what is to be served at `now` in the place of what stood there.
+    fn show(&mut self, one: &Managed, now: SystemTime) {
+        let Some(certificate) = one.served(now) else { return };
+        let entry = Arc::new(one.entry(certificate.clone()));
         match self.entries.iter_mut().find(|entry| **entry.id() == *one.name) {
             Some(place) => *place = entry,
             None => self.entries.push(entry),
         }
-        true
-    }
-}
-
-impl Managed {
-    /// What it is kept as.
-    pub(super) fn id(&self) -> &CertId {
-        &self.id
-    }
-
-    /// The names that the authority certifies.
-    pub(super) fn patterns(&self) -> &[HostPattern] {
-        &self.patterns
-    }
-
-    /// Whether it is the one of `site`.
-    pub(super) fn is_of(&self, site: &Site) -> bool {
-        self.id == CertId::new(&site.name)
-    }
-
-    fn entry(&self, certificate: Certificate) -> Entry {
-        Entry::new(self.name.as_str(), self.patterns.clone(), certificate)
     }
 }
 
@@ -316,16 +274,17 @@ impl Certificates {
     /// `assignment` wants.
     pub(super) fn replace(&self, mut sources: Sources, assignment: Option<Arc<Assignment>>) {
         let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.take_newer(&current);
+        sources.take_newer(&current, SystemTime::now());
         self.store.replace(sources.table());
         *current = Arc::new(sources);
         self.assignments.send_replace(assignment);
     }
 
-    /// What an authority has issued and is served.
+    /// What is served that an authority has issued, or that was imported in its place.
     pub(super) fn obtained(&self, id: &CertId) -> Option<Certificate> {
         let sources = Arc::clone(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
-        sources.managed.iter().find(|one| one.id == *id)?.obtained.clone()
+        let one = sources.managed.iter().find(|one| one.id == *id)?;
+        one.served(SystemTime::now()).cloned()
     }
 
     /// What is served as the entry called `id`.
@@ -353,10 +312,38 @@ impl Certificates {
     fn install(&self, id: &CertId, certificate: Certificate) {
         let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = Sources::clone(&current);
-        if sources.put(id, certificate) {
+        if sources.put(id, certificate, SystemTime::now()) {
             self.store.replace(sources.table());
             *current = Arc::new(sources);
         }
+    }
+
+    /// How those stand that were imported: the renewer has no part in them.
+    pub(super) fn imported(&self) -> Vec<Standing> {
+        let current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        managed::standings(&current.managed, SystemTime::now())
+    }
+
+    /// Has the renewer order what is to follow imported certificates that end. Returns when the next
+    /// one does.
+    fn hand_over(&self, now: SystemTime) -> Option<SystemTime> {
+        let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.assignments.borrow().clone()?;
+        if let Some(next) = managed::next_assignment(&present, &current.managed, now) {
+            let known = |id: &CertId| present.wanted.iter().any(|wanted| wanted.id == *id);
+            let mut sources = Sources::clone(&current);
+            for wanted in next.wanted.iter().filter(|wanted| !known(&wanted.id)) {
+                let certificate = &wanted.id;
+                tracing::warn!(%certificate, "the imported certificate ends, its successor is ordered");
+                if let Some(one) = current.managed.iter().find(|one| one.id == wanted.id) {
+                    sources.show(one, now);
+                }
+            }
+            self.store.replace(sources.table());
+            *current = Arc::new(sources);
+            self.assignments.send_replace(Some(next));
+        }
+        current.managed.iter().filter_map(|one| one.makes_way_at(now)).min()
     }
 
     /// Issues anew whatever of the local CA's is due; what is good stays the file that it is, and
@@ -398,6 +385,25 @@ pub(super) async fn keep(certificates: Arc<Certificates>, stop: CancellationToke
             Err(_) => return,
         }
     }
+}
+
+/// Has imported certificates that end make way for ordered ones until `stop`.
+pub(super) async fn hand_over(certificates: Arc<Certificates>, stop: CancellationToken) {
+    let mut assignments = certificates.assignments.subscribe();
+    let work = async {
+        loop {
+            assignments.mark_unchanged();
+            let now = SystemTime::now();
+            let next = certificates.hand_over(now);
+            let pause = next.and_then(|at| at.duration_since(now).ok()).unwrap_or(LOOK_AGAIN);
+            tokio::select! {
+                changed = assignments.changed() => if changed.is_err() { return },
+                // A clock that is set is noticed within the hour.
+                () = tokio::time::sleep(pause.min(LOOK_AGAIN)) => {}
+            }
+        }
+    };
+    let _ = stop.run_until_cancelled(work).await;
 }
 
 #[cfg(test)]

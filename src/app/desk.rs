@@ -35,7 +35,7 @@ impl Running {
     pub(super) fn desk(&self, token: Option<Token>) -> Desk {
         let (state, census) = (self.stage.watch(), Arc::clone(&self.census));
         let shared = Arc::clone(&self.shared);
-        let standings = Arc::clone(&self.certificates.standings);
+        let certificates = Arc::clone(&self.certificates);
         let certs = CertDesk {
             shared: Arc::clone(&self.shared),
             certificates: Arc::clone(&self.certificates),
@@ -51,7 +51,12 @@ impl Running {
                 (state == State::Running, state.as_str())
             }),
             connections: Box::new(move || census.count()),
-            orders: Box::new(move || standings.load().iter().map(order).collect()),
+            orders: Box::new(move || {
+                let mut standings = certificates.imported();
+                standings.extend(certificates.standings.load().iter().cloned());
+                standings.sort_by(|one, other| one.id.cmp(&other.id));
+                standings.iter().map(order).collect()
+            }),
             certs: Box::new(move |question, arguments| {
                 Box::pin(certs.clone().answer(question, arguments))
             }),

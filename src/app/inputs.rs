@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::certificates;
 use crate::config::Loaded;
 use crate::config::upstream::UpstreamTls;
 
@@ -31,8 +32,9 @@ impl Inputs {
         let values = loaded.files.iter().map(PathBuf::as_path);
         let authorities = loaded.config.acme.iter().flat_map(|acme| acme.authorities());
         let authority = authorities.filter_map(|authority| authority.directory_ca.as_deref());
-        let named =
-            file.into_iter().chain(authority).chain(certificates).chain(pools).chain(values);
+        let imported: Vec<PathBuf> = certificates::markers(&loaded.config).collect();
+        let named = file.into_iter().chain(authority).chain(certificates).chain(pools);
+        let named = named.chain(values).chain(imported.iter().map(PathBuf::as_path));
         let known = |path: &Path| before.0.get(path).copied();
         let print = |path: &Path| (path.to_owned(), known(path).unwrap_or_else(|| print(path)));
         Self(named.map(print).collect())

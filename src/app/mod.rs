@@ -217,6 +217,9 @@ async fn start(
     let keep =
         certificates::keep(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("certificates", keep);
+    let hand_over =
+        certificates::hand_over(Arc::clone(&running.certificates), running.background.stop_token());
+    running.background.spawn("imported certificates", hand_over);
     let renew = running.certificates.renewer(receiver).keep(running.background.stop_token());
     running.background.spawn("acme", renew);
     Ok((running, requests))

@@ -52,6 +52,9 @@ fn orders(status: &Value) -> String {
             about.push(plain(&order["problem"]));
         }
         match order["next_at"].as_str() {
+            Some(_) if order["state"] == "imported" => {
+                about.push(format!("ordered from {}", moment(&order["next_at"])));
+            }
             Some(_) => about.push(format!("next try {}", moment(&order["next_at"]))),
             None => about.push("waits for a change".to_owned()),
         }

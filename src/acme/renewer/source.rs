@@ -8,7 +8,7 @@ use crate::acme::time::Clock;
 use crate::config::acme::{self, Acme};
 
 /// What the configuration in force wants.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Assignment {
     /// How certificates are ordered.
     pub acme: Acme,
