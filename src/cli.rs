@@ -38,7 +38,7 @@ Without FILE: gateway.yaml in the working directory, else the system's
 Exit status:
   0  done; for run: stopped by SIGTERM or Ctrl-C; for check: no fault, perhaps warnings
   1  could not do it: a file cannot be read, an address cannot be bound, no gateway answers
-  2  the configuration or the command line has faults";
+  2  the configuration or the command line has faults; for certs check: something is in the way";
 
 /// Reverse proxy and TLS gateway, configured by one gateway.yaml.
 #[derive(Debug, Parser)]
@@ -79,7 +79,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look at certificates, renew, restore or revoke them
+    /// Look at certificates, check what is in their way, renew, restore or revoke them
     Certs(certs::Certs),
     /// Print the JSON Schema of gateway.yaml
     Schema,

@@ -2,6 +2,7 @@
 
 mod certs;
 mod challenges;
+mod check;
 mod connections;
 mod crash;
 mod faults;

@@ -36,6 +36,8 @@ async fn supervisors_ask_on_loopback_and_nobody_else() {
         ("POST", "/ready", 405, Some("GET, HEAD"), "GET and HEAD only\n"),
         ("DELETE", "/config", 405, Some("GET, HEAD"), "GET and HEAD only\n"),
         ("GET", "/reload", 405, Some("POST"), "POST only\n"),
+        ("GET", "/probe?name=a.test", 405, Some("POST"), "POST only\n"),
+        ("POST", "/probe?name=a.test", 401, None, "this needs the admin token\n"),
     ] {
         let reply = admin.send(method, path, "", b"").await;
         assert_eq!(reply.status, status, "{method} {path}");

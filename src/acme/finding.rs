@@ -10,6 +10,9 @@ use serde::Serialize;
 pub struct Finding {
     /// What, in a word or two: `dns`, `port 80`.
     pub what: &'static str,
+    /// The name that it is about, where it is about one of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// How it stands.
     pub verdict: Verdict,
     /// What was found, one sentence without a period.
@@ -34,7 +37,7 @@ pub enum Verdict {
 impl Finding {
     /// One that is as it should be.
     pub fn ok(what: &'static str, text: impl Into<String>) -> Self {
-        Self { what, verdict: Verdict::Ok, text: text.into(), hint: None }
+        Self { what, name: None, verdict: Verdict::Ok, text: text.into(), hint: None }
     }
 
     /// One that may be in the way.
@@ -45,6 +48,18 @@ impl Finding {
     /// One that is in the way.
     pub fn fault(what: &'static str, text: impl Into<String>) -> Self {
         Self { verdict: Verdict::Fault, ..Self::ok(what, text) }
+    }
+
+    /// The same about one of several names.
+    #[must_use]
+    pub fn of(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
+    /// The same where another way is open: in the way of nothing.
+    #[must_use]
+    pub(super) fn eased(self) -> Self {
+        Self { verdict: self.verdict.min(Verdict::Warning), ..self }
     }
 
     /// The same with what to do about it.

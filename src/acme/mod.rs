@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod backoff;
+pub mod check;
 pub mod dns;
 pub mod finding;
 pub mod http;

@@ -22,6 +22,7 @@ pub(super) enum Question {
     Status,
     Reload,
     Certs(certs::Question),
+    Probe,
 }
 
 /// Why a request is not answered.
@@ -45,8 +46,7 @@ pub(super) struct Rules<'a> {
     pub(super) made: Option<&'a Token>,
 }
 
-const NO_SUCH_PATH: &str =
-    "there are /live, /ready, /metrics, /config, /status, /reload, /certs, /renew, /account\n";
+const NO_SUCH_PATH: &str = "there are /live, /ready, /metrics, /config, /status, /reload, /probe, /certs, /renew, /account\n";
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -62,6 +62,7 @@ impl Question {
             "/config" => Self::Config,
             "/status" => Self::Status,
             "/reload" => Self::Reload,
+            "/probe" => Self::Probe,
             path => Self::Certs(certs::Question::of(path)?),
         })
     }
@@ -69,7 +70,7 @@ impl Question {
     /// Whether it changes something.
     fn is_change(&self) -> bool {
         match self {
-            Self::Reload => true,
+            Self::Reload | Self::Probe => true,
             Self::Certs(question) => question.is_change(),
             _ => false,
         }

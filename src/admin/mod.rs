@@ -1,13 +1,14 @@
 //! The admin listener: what supervisors and operators ask of a running gateway.
 //!
 //! Answers `/live` (the process answers), `/ready` (it serves), `/metrics`, `/config`, `/status`,
-//! `POST /reload` and what [`certs`] has about certificates. Called by `app`, which lends it what it
-//! tells about ([`Desk`]). Reads, and changes nothing itself: a reload is passed on through
+//! `POST /reload`, `POST /probe` and what [`certs`] has about certificates. Called by `app`, which lends
+//! it what it tells about ([`Desk`]). Reads, and changes nothing itself: a reload is passed on through
 //! [`Control`]. `guard` keeps browsers out.
 
 pub mod certs;
 pub mod control;
 mod guard;
+mod probe;
 mod server;
 mod status;
 pub mod token;
@@ -22,6 +23,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crate::config::listener::Protocol;
 use crate::proxy::gateway::Shared;
 pub use control::{Attempted, Control, LastReload, Outcome, Reload, Stopping};
+pub use probe::Probes;
 pub use server::serve;
 pub use status::timestamp;
 pub use token::Token;
@@ -46,6 +48,8 @@ pub struct Desk {
     pub certs: Box<certs::Answer>,
     /// The body of `/metrics`.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Challenges that are answered for who checks from outside.
+    pub probes: Probes,
     /// The token under `storage:`; `None` when it could not be made. `admin.token` of the
     /// generation in force goes before it.
     pub token: ArcSwapOption<Token>,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::control::{Outcome, Stopping};
 use super::guard::{self, Question, Refusal, Rules};
 use super::{Desk, certs, status};
+use crate::net::Host;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// Connections at once; supervisors need few.
@@ -39,6 +40,7 @@ pub async fn serve(socket: TcpListener, desk: Arc<Desk>, stop: CancellationToken
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
+            () = desk.probes.expire() => continue,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
         };
@@ -101,6 +103,7 @@ where
         Question::Config => typed(StatusCode::OK, YAML, desk.view.load().effective.clone()),
         Question::Status => json(StatusCode::OK, &status::json(desk, SystemTime::now())),
         Question::Reload => reloaded(desk.control.reload("admin").await),
+        Question::Probe => probed(desk, head.uri.query().unwrap_or_default()),
         Question::Certs(question) => match certs::arguments(&body) {
             Ok(arguments) => {
                 let reply = (desk.certs)(question, arguments).await;
@@ -115,6 +118,19 @@ const METRICS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE);
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Answers what an authority would ask for `name` with what only we know.
+fn probed(desk: &Desk, query: &str) -> Answer {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let name = pairs.find(|(key, _)| key == "name").map(|(_, name)| name);
+    let Some(Ok(host)) = name.map(|name| Host::parse(&name)) else {
+        return text(StatusCode::BAD_REQUEST, "a host is needed: ?name=app.example.com\n");
+    };
+    match desk.probes.publish(desk.shared.certificates.challenges(), &host) {
+        Some(shown) => json(StatusCode::OK, &shown),
+        None => text(StatusCode::TOO_MANY_REQUESTS, "too many hosts are being probed\n"),
+    }
+}
 
 fn reloaded(outcome: Result<Outcome, Stopping>) -> Answer {
     match outcome {

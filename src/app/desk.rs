@@ -13,7 +13,7 @@ use super::listeners::NextSocket;
 use super::running::Running;
 use super::state::State;
 use crate::acme::renewer::Standing;
-use crate::admin::{BoundListener, Desk, OrderStatus, Token, View, token};
+use crate::admin::{BoundListener, Desk, OrderStatus, Probes, Token, View, token};
 use crate::config::Config;
 
 /// What a generation shows of itself.
@@ -61,6 +61,7 @@ impl Running {
                 Box::pin(certs.clone().answer(question, arguments))
             }),
             metrics: Box::new(move || shared.scrape()),
+            probes: Probes::default(),
             token: ArcSwapOption::from_pointee(token),
             started: self.started,
         }

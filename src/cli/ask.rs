@@ -3,6 +3,7 @@
 //! Answers "where is it, and what does it say?". The file that the gateway runs with tells where its
 //! state is, and there are its address and its token; a file with faults tells enough.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::{FAILED, FAULTY, print, status};
+use crate::acme::check::Shown;
 use crate::admin::{Token, token};
 use crate::config;
 
@@ -113,6 +115,26 @@ pub(super) fn status(place: &Where, as_json: bool) -> anyhow::Result<u8> {
         StatusCode::OK => print(&status::text(&reply.body)),
         _ => contact.refused(&reply),
     }
+}
+
+/// Has the running gateway answer for `hosts` what an authority would ask.
+pub(super) fn probe(place: &Where, hosts: &[String]) -> anyhow::Result<BTreeMap<String, Shown>> {
+    let mut shown = BTreeMap::new();
+    if hosts.is_empty() {
+        return Ok(shown);
+    }
+    let contact = Contact::find(place)?;
+    for host in hosts {
+        let query =
+            form_urlencoded::Serializer::new(String::new()).append_pair("name", host).finish();
+        let reply = contact.change(&format!("/probe?{query}"), &Value::Null, ANSWER)?;
+        if reply.status != StatusCode::OK {
+            contact.refused(&reply)?;
+        }
+        let answer = serde_json::from_value(reply.body).context("its answer cannot be read")?;
+        shown.insert(host.clone(), answer);
+    }
+    Ok(shown)
 }
 
 impl Contact {

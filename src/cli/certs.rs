@@ -3,6 +3,7 @@
 //! Asks the running gateway, whose renewer does the work under its locks. Where none runs, what lies
 //! under `storage:` answers as far as it can.
 
+mod check;
 mod text;
 
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ NAME is a site, any of its hosts, or an entry under `certificates:`.
 Exit status:
   0  done, or begun; nothing to do
   1  it did not work
-  2  the configuration or the command line has faults
+  2  the configuration or the command line has faults; for check: something is in the way
   3  a rate limit of the authority stands against it, until the time that is printed
   4  it is blocked: somebody has to change something first
   5  another process or order is at it";
@@ -85,6 +86,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look for what stands in the way of one: names, ports, CAA, clock, permissions. Orders nothing
+    Check(check::Arguments),
     /// Order one anew, or all, now
     Renew {
         /// A site, or one of its hosts
@@ -125,6 +128,7 @@ pub(super) fn perform(certs: Certs) -> anyhow::Result<u8> {
         Command::DnsPersist { name, json } => {
             show(&place, &Question::DnsPersist(name), json, text::lasting)
         }
+        Command::Check(arguments) => check::perform(&arguments, &place),
         Command::Renew { name, all: _, force, wait } => {
             let patience = if wait { PATIENCE } else { ANSWER };
             let arguments = json!({ "force": force, "wait": wait });

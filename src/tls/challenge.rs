@@ -27,7 +27,7 @@ use crate::tls::resolver::Pinned;
 pub const HTTP_PREFIX: &str = "/.well-known/acme-challenge/";
 
 /// The protocol that TLS-ALPN-01 probes offer, alone (RFC 8737 §3).
-const ACME_TLS: &[u8] = b"acme-tls/1";
+pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
 
 /// The challenges that are outstanding.
 ///
@@ -90,10 +90,7 @@ impl Challenges {
         key_authorization: &str,
     ) -> Result<Published, ChallengeError> {
         let config = server_config(&host, key_authorization)?;
-        let server_name = match &host {
-            Host::Name(name) => name.as_str().to_owned(),
-            Host::Address(address) => reverse_name(*address),
-        };
+        let server_name = server_name(&host);
         Ok(self.publish(host, Proof::TlsAlpn { server_name, config }))
     }
 
@@ -127,6 +124,15 @@ impl Challenges {
             }
             Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
         })
+    }
+
+    /// Whether a TLS-ALPN-01 challenge of `host` is outstanding. Another one would be shown instead.
+    #[must_use]
+    pub fn has_tls_alpn(&self, host: &Host) -> bool {
+        let is_it = |one: &Arc<Outstanding>| {
+            one.host == *host && matches!(one.proof, Proof::TlsAlpn { .. })
+        };
+        self.outstanding.load().iter().any(is_it)
     }
 
     /// How many there are.
@@ -195,6 +201,14 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// The name under which a probe of `host` asks.
+pub(super) fn server_name(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.as_str().to_owned(),
+        Host::Address(address) => reverse_name(*address),
+    }
 }
 
 /// The name under which an address stands in SNI, which bars addresses: that of its reverse

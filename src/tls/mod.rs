@@ -23,6 +23,7 @@ pub mod on_demand;
 pub mod pem;
 pub mod pfx;
 pub(crate) mod private_dir;
+pub mod probe;
 pub mod provider;
 mod resolver;
 pub mod server_config;

@@ -151,6 +151,21 @@ impl Pebble {
         }
     }
 
+    /// Has the DNS server show a CAA record for `name`.
+    pub(crate) async fn set_caa(&self, name: &str, tag: &str, value: &str) {
+        let policies = json!([{ "tag": tag, "value": value }]);
+        let what = json!({ "host": format!("{name}."), "policies": policies });
+        self.tell_dns("/add-caa", what).await;
+    }
+
+    /// Has the DNS server show these addresses for `name`.
+    pub(crate) async fn set_addresses(&self, name: &str, v4: &[&str], v6: &[&str]) {
+        for (path, addresses) in [("/add-a", v4), ("/add-aaaa", v6)] {
+            let host = format!("{name}.");
+            self.tell_dns(path, json!({ "host": host, "addresses": addresses })).await;
+        }
+    }
+
     async fn tell_dns(&self, path: &str, what: Value) {
         let body = what.to_string();
         let reply = Client::new(self.records).send("POST", path, "", body.as_bytes()).await;
