@@ -19,7 +19,7 @@ fn a_look_at_five_thousand_certificates_is_short() {
     let assignments = watch::Sender::new(None);
     let install: Arc<Install> = Arc::new(|_: &CertId, _| {});
     let standings = Standings::default();
-    let (_commands, asked) = tokio::sync::mpsc::channel(1);
+    let (_commands, asked) = mpsc::channel(1);
     let told = Arc::clone(&standings);
     let mut renewer = Renewer::new(Arc::default(), install, assignments.subscribe(), told, asked);
     renewer.present = Some(Arc::new(present));
