@@ -218,7 +218,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn new(answer: http::Response<Bytes>) -> Self {
+    pub(super) fn new(answer: http::Response<Bytes>) -> Self {
         let (head, body) = answer.into_parts();
         Self { status: head.status, headers: head.headers, body, received: SystemTime::now() }
     }
@@ -238,6 +238,11 @@ impl Answer {
             Ok(seconds) => self.received.checked_add(Duration::from_secs(seconds)),
             Err(_) => httpdate::parse_http_date(value).ok(),
         }
+    }
+
+    /// The nonce for the next request (RFC 8555 §6.5).
+    pub(super) fn nonce(&self) -> Option<String> {
+        Some(self.headers.get("replay-nonce")?.to_str().ok()?.to_owned())
     }
 
     /// The other chains of a certificate (RFC 8555 §7.4.2).

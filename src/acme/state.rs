@@ -120,6 +120,9 @@ pub struct Record {
     pub last_problem: Option<LastProblem>,
     /// The certificate in service is known to be revoked.
     pub is_revoked: bool,
+    /// [`Life::tag`] of those that were revoked here, the last few: they are not served again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<String>,
     /// Why the order under way was begun.
     pub why: Option<Why>,
     /// The authority's wish for the certificate in service.
@@ -146,6 +149,9 @@ pub struct OutOfTurn {
     from: &'static str,
     to: &'static str,
 }
+
+/// Revoked certificates that are remembered: more than generations are kept.
+const REVOKED: usize = 8;
 
 impl State {
     /// The metric's and the log's word for it.
@@ -404,12 +410,27 @@ impl Record {
         }
     }
 
-    /// The certificate in service was revoked. What is going on to replace it goes on.
-    pub fn revoked(&mut self, now: i64) {
+    /// The certificate with this [`Life::tag`] was revoked. What is going on to replace the one in
+    /// service goes on.
+    pub fn revoked(&mut self, tag: &str, now: i64) {
+        if !self.was_revoked(tag) {
+            self.revoked.push(tag.to_owned());
+        }
+        let surplus = self.revoked.len().saturating_sub(REVOKED);
+        self.revoked.drain(..surplus);
+        if self.certificate.as_deref() != Some(tag) {
+            return;
+        }
         self.is_revoked = self.issued.is_some();
         if self.is_revoked && matches!(self.state, State::Active | State::Expired) {
             self.enter(State::Revoked, now);
         }
+    }
+
+    /// Whether the certificate with this [`Life::tag`] was revoked here.
+    #[must_use]
+    pub fn was_revoked(&self, tag: &str) -> bool {
+        self.revoked.iter().any(|revoked| revoked == tag)
     }
 
     /// Where it stands when nothing is going on.

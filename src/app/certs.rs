@@ -4,6 +4,7 @@
 //! answers for a running gateway, whose renewer does the work; [`Local`] answers by what lies under
 //! `storage:`, where no gateway runs. Both say the same in the same words.
 
+mod account;
 mod describe;
 mod lasting;
 mod local;
@@ -24,9 +25,11 @@ use self::subject::{Origin, Subject};
 use self::verdict::Told;
 use super::certificates::Certificates;
 use crate::acme::renewer::{Assignment, Commands, Deed, Ended, Known, Taken, Verdict, Work};
+use crate::acme::revocation::Reason;
 use crate::acme::storage::CertId;
 use crate::admin::certs::{Question, Reply};
 use crate::config::Config;
+use crate::config::acme::{LETSENCRYPT, LETSENCRYPT_STAGING};
 use crate::proxy::gateway::Shared;
 use crate::proxy::generation::Generation;
 
@@ -44,6 +47,16 @@ pub(super) struct CertDesk {
 struct Renew {
     force: bool,
     wait: bool,
+    staging: bool,
+}
+
+/// What `revoke` has to be told.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revoke {
+    reason: String,
+    #[serde(default)]
+    reissue: bool,
 }
 
 /// What `restore` has to be told.
@@ -62,9 +75,10 @@ impl CertDesk {
             Question::Show(name) => self.show(&name).await,
             Question::Renew(name) => self.renew(name.as_deref(), arguments).await,
             Question::Restore(name) => self.restore(&name, arguments).await,
-            Question::Revoke(_) | Question::Account | Question::Rollover | Question::Deactivate => {
-                Err(Reply::error(StatusCode::NOT_IMPLEMENTED, "not yet"))
-            }
+            Question::Revoke(name) => self.revoke(&name, arguments).await,
+            Question::Account => self.account(account::show).await,
+            Question::Rollover => self.account(|it| account::roll_over(it, arguments)).await,
+            Question::Deactivate => self.account(|it| account::deactivate(it, arguments)).await,
         };
         outcome.unwrap_or_else(|refusal| refusal)
     }
@@ -106,7 +120,12 @@ impl CertDesk {
     }
 
     async fn renew(&self, name: Option<&str>, arguments: Value) -> Result<Reply, Reply> {
-        let Renew { force, wait } = read(arguments)?;
+        let Renew { force, wait, staging } = read(arguments)?;
+        if staging {
+            let text = "a rehearsal is of one certificate";
+            let name = name.ok_or_else(|| Reply::error(StatusCode::BAD_REQUEST, text))?;
+            return self.rehearse(name).await;
+        }
         let generation = self.generation();
         let config = &generation.config;
         let subjects: Vec<(String, CertId)> = match name {
@@ -143,13 +162,56 @@ impl CertDesk {
         let Restore { generation } = read(arguments)?;
         let (name, id) = managed(find(&self.generation().config, name)?)?;
         let work = Work::Restore { number: generation };
-        let verdict = self.work(&id, work).await?;
+        let verdict = self.work(&id, Deed::Work(work)).await?;
         Ok(self.tell(&name, &id, "restored", verdict).await?.reply())
     }
 
-    /// Has `work` done, and waits for its end.
-    async fn work(&self, id: &CertId, work: Work) -> Result<Verdict, Reply> {
-        let taken = self.commands.act(id.clone(), Deed::Work(work)).await;
+    /// One order at the staging authority, which is forgotten.
+    async fn rehearse(&self, name: &str) -> Result<Reply, Reply> {
+        let generation = self.generation();
+        let (name, id) = managed(find(&generation.config, name)?)?;
+        let acme = generation.config.acme.as_ref().ok_or_else(no_authority)?;
+        let is_theirs = |directory: &&str| [LETSENCRYPT, LETSENCRYPT_STAGING].contains(directory);
+        let of = acme.authorities().map(|it| it.directory.as_str()).find(is_theirs);
+        let Some(of) = of else {
+            let text = "`--staging` is for certificates of Let's Encrypt: of no other authority is a \
+                        staging one known";
+            return Err(Reply::error(StatusCode::CONFLICT, text));
+        };
+        let (of, directory) = (of.to_owned(), LETSENCRYPT_STAGING.to_owned());
+        let verdict = self.work(&id, Deed::Work(Work::Rehearse { of, directory })).await?;
+        Ok(self.tell(&name, &id, "would be issued", verdict).await?.reply())
+    }
+
+    async fn revoke(&self, name: &str, arguments: Value) -> Result<Reply, Reply> {
+        let Revoke { reason, reissue } = read(arguments)?;
+        let Some(reason) = Reason::parse(&reason) else {
+            let all = Reason::names().collect::<Vec<_>>().join(", ");
+            let text = format!("{reason:?} is no reason; there are {all}");
+            return Err(Reply::error(StatusCode::BAD_REQUEST, text));
+        };
+        let (name, id) = managed(find(&self.generation().config, name)?)?;
+        let deed = if reissue {
+            Deed::Reissue { reason }
+        } else {
+            Deed::Work(Work::Revoke { reason, tag: None })
+        };
+        let done = if reissue { "renewed, and the old one revoked" } else { "revoked" };
+        let verdict = self.work(&id, deed).await?;
+        Ok(self.tell(&name, &id, done, verdict).await?.reply())
+    }
+
+    /// Has something done to an account.
+    async fn account<F: Future<Output = Result<Reply, Reply>>>(
+        &self,
+        deed: impl FnOnce(Arc<Assignment>) -> F,
+    ) -> Result<Reply, Reply> {
+        deed(self.certificates.assignment().ok_or_else(no_authority)?).await
+    }
+
+    /// Has `deed` done, and waits for its end.
+    async fn work(&self, id: &CertId, deed: Deed) -> Result<Verdict, Reply> {
+        let taken = self.commands.act(id.clone(), deed).await;
         Ok(match taken.map_err(ended)? {
             Taken::Decided(verdict) => verdict,
             Taken::Begun(pending) => pending.verdict().await,
@@ -210,6 +272,11 @@ fn managed(subject: Subject) -> Result<(String, CertId), Reply> {
     };
     let text = format!("the certificate of {} {whose}", subject.name);
     Err(Reply::error(StatusCode::CONFLICT, text))
+}
+
+fn no_authority() -> Reply {
+    let text = "no authority issues any certificate of this configuration";
+    Reply::error(StatusCode::CONFLICT, text)
 }
 
 fn read<T: DeserializeOwned>(arguments: Value) -> Result<T, Reply> {

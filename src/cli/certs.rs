@@ -6,16 +6,19 @@
 mod check;
 mod text;
 
+use std::io::{BufRead as _, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::ask::{ANSWER, Contact, Where};
 use super::{FAILED, load, print};
+use crate::acme::revocation::Reason;
 use crate::admin::certs::Question;
 use crate::app::certs::Local;
 
@@ -99,9 +102,26 @@ enum Command {
         /// Though it is young or was issued often. The authority's limits stay
         #[arg(long)]
         force: bool,
+        /// Only try it out, at Let's Encrypt's staging authority: nothing is kept or served
+        #[arg(long, conflicts_with_all = ["all", "force"])]
+        staging: bool,
         /// Wait for the outcome
         #[arg(long)]
         wait: bool,
+    },
+    /// Revoke the one in service; a new one is ordered
+    Revoke {
+        /// A site, or one of its hosts
+        name: String,
+        /// Why, in the words of RFC 5280
+        #[arg(long, value_parser = PossibleValuesParser::new(Reason::names()), ignore_case = true)]
+        reason: String,
+        /// Have a new one first, serve it, and then revoke the old one
+        #[arg(long)]
+        reissue: bool,
+        /// Do not ask whether it is meant
+        #[arg(long)]
+        yes: bool,
     },
     /// Put an older generation in service again
     Restore {
@@ -110,6 +130,34 @@ enum Command {
         /// Its number, as `certs show` lists it
         #[arg(long, value_name = "N")]
         generation: u32,
+    },
+    /// The account that certificates are ordered with
+    #[command(subcommand)]
+    Account(AccountCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum AccountCommand {
+    /// Show it, and what the authority says of it
+    Show {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give it a new key
+    Rollover {
+        /// Which, where there are several: letsencrypt, a host or a directory's URL
+        #[arg(long, value_name = "AUTHORITY")]
+        authority: Option<String>,
+    },
+    /// End it, for good: nothing is ordered with it any more
+    Deactivate {
+        /// Which, where there are several: letsencrypt, a host or a directory's URL
+        #[arg(long, value_name = "AUTHORITY")]
+        authority: Option<String>,
+        /// Do not ask whether it is meant
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -129,16 +177,64 @@ pub(super) fn perform(certs: Certs) -> anyhow::Result<u8> {
             show(&place, &Question::DnsPersist(name), json, text::lasting)
         }
         Command::Check(arguments) => check::perform(&arguments, &place),
-        Command::Renew { name, all: _, force, wait } => {
-            let patience = if wait { PATIENCE } else { ANSWER };
-            let arguments = json!({ "force": force, "wait": wait });
+        Command::Renew { name, all: _, force, staging, wait } => {
+            let patience = if wait || staging { PATIENCE } else { ANSWER };
+            let arguments = json!({ "force": force, "staging": staging, "wait": wait });
             act(&place, &Question::Renew(name), &arguments, patience)
+        }
+        Command::Revoke { name, reason, reissue, yes } => {
+            let what = format!(
+                "Revoke the certificate of {name}? Clients that look will refuse it for good."
+            );
+            if !yes && !is_meant(&what)? {
+                return Ok(FAILED);
+            }
+            let arguments = json!({ "reason": reason, "reissue": reissue });
+            act(&place, &Question::Revoke(name), &arguments, PATIENCE)
         }
         Command::Restore { name, generation } => {
             let arguments = json!({ "generation": generation });
             act(&place, &Question::Restore(name), &arguments, ANSWER)
         }
+        Command::Account(command) => account(&place, command),
     }
+}
+
+fn account(place: &Place, command: AccountCommand) -> anyhow::Result<u8> {
+    let which = |authority: Option<String>| match authority {
+        Some(authority) => json!({ "authority": authority }),
+        None => json!({}),
+    };
+    match command {
+        AccountCommand::Show { json } => show(place, &Question::Account, json, text::accounts),
+        AccountCommand::Rollover { authority } => {
+            act(place, &Question::Rollover, &which(authority), ANSWER)
+        }
+        AccountCommand::Deactivate { authority, yes } => {
+            let what = "Deactivate the account? It ends for good, and nothing is ordered any more \
+                        until another is made.";
+            if !yes && !is_meant(what)? {
+                return Ok(FAILED);
+            }
+            act(place, &Question::Deactivate, &which(authority), ANSWER)
+        }
+    }
+}
+
+/// Asks a person whether `what` is meant.
+fn is_meant(what: &str) -> anyhow::Result<bool> {
+    let mut input = std::io::stdin().lock();
+    if !input.is_terminal() {
+        bail!("nobody can be asked whether it is meant; say so with --yes");
+    }
+    eprint!("{what} [y/N] ");
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    let is_meant = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !is_meant {
+        eprintln!("nothing was done");
+    }
+    Ok(is_meant)
 }
 
 /// Prints what is known.

@@ -17,23 +17,26 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is kept of an account.
 #[derive(Clone, Deserialize, Serialize)]
-struct Kept {
+pub(super) struct Kept {
     /// As secret as a key.
-    credentials: String,
+    pub(super) credentials: String,
     /// When it was made, in seconds since 1970.
-    made_at: i64,
+    pub(super) made_at: i64,
+    /// When somebody has ended it, here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deactivated_at: Option<i64>,
 }
 
 impl Assignment {
     /// The account, which is made where there is none yet.
     pub(super) async fn session(&self, source: &Source) -> Result<Session, JobError> {
         if let Some(kept) = self.kept(source).await? {
-            return Ok(Session::open(&source.authority, &kept.credentials).await?);
+            return self.open(source, &kept).await;
         }
         let lock = self.lock_account(source).await?;
         // Whoever had the lock may have made it.
         if let Some(kept) = self.kept(source).await? {
-            return Ok(Session::open(&source.authority, &kept.credentials).await?);
+            return self.open(source, &kept).await;
         }
         let registration = self.registration(source)?;
         let (session, credentials) = Session::register(&source.authority, &registration).await?;
@@ -64,12 +67,20 @@ impl Assignment {
         Ok(session)
     }
 
-    async fn kept(&self, source: &Source) -> Result<Option<Kept>, JobError> {
+    async fn open(&self, source: &Source, kept: &Kept) -> Result<Session, JobError> {
+        if kept.deactivated_at.is_some() {
+            let id = AuthorityId::new(&source.settings.directory);
+            return Err(JobError::Deactivated(self.storage.account_path(&id)));
+        }
+        Ok(Session::open(&source.authority, &kept.credentials).await?)
+    }
+
+    pub(super) async fn kept(&self, source: &Source) -> Result<Option<Kept>, JobError> {
         let (storage, id) = (self.storage.clone(), AuthorityId::new(&source.settings.directory));
         Ok(blocking(move || storage.account(&id)).await??)
     }
 
-    async fn lock_account(&self, source: &Source) -> Result<AccountLock, JobError> {
+    pub(super) async fn lock_account(&self, source: &Source) -> Result<AccountLock, JobError> {
         loop {
             let (storage, id) =
                 (self.storage.clone(), AuthorityId::new(&source.settings.directory));
@@ -82,7 +93,7 @@ impl Assignment {
 
     async fn keep(&self, lock: AccountLock, credentials: String) -> Result<(), JobError> {
         let storage = self.storage.clone();
-        let kept = Kept { credentials, made_at: self.clock.now() };
+        let kept = Kept { credentials, made_at: self.clock.now(), deactivated_at: None };
         Ok(blocking(move || storage.keep_account(&lock, &kept)).await??)
     }
 

@@ -5,12 +5,13 @@
 
 mod deed;
 mod known;
+mod revoke;
 
 use std::collections::BTreeMap;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::deed::{Deed, Work, restore};
+pub use self::deed::{Deed, RestoreError, Work, restore};
 pub use self::known::Known;
 use super::job::Done;
 use super::{Assignment, Managed, Renewer};
@@ -48,7 +49,7 @@ pub struct Act {
 #[derive(Debug)]
 struct Caller {
     /// Told at once: what is decided already, or that it is begun.
-    taken: oneshot::Sender<Option<Verdict>>,
+    taken: Option<oneshot::Sender<Option<Verdict>>>,
     end: oneshot::Sender<Verdict>,
 }
 
@@ -136,7 +137,7 @@ impl Commands {
     /// [`Ended`]: the process ends.
     pub async fn act(&self, id: CertId, deed: Deed) -> Result<Taken, Ended> {
         let ((taken, said), (end, verdict)) = (oneshot::channel(), oneshot::channel());
-        let act = Act { id, deed, caller: Caller { taken, end } };
+        let act = Act { id, deed, caller: Caller { taken: Some(taken), end } };
         self.0.send(Command::Act(act)).await.map_err(|_| Ended)?;
         Ok(match said.await.map_err(|_| Ended)? {
             Some(verdict) => Taken::Decided(verdict),
@@ -154,12 +155,22 @@ impl Pending {
 }
 
 impl Caller {
+    /// One who has been told that it is begun.
+    fn again(end: oneshot::Sender<Verdict>) -> Self {
+        Self { taken: None, end }
+    }
+
     fn refuse(self, verdict: Verdict) {
-        let _ = self.taken.send(Some(verdict));
+        let _ = match self.taken {
+            Some(taken) => taken.send(Some(verdict)).is_ok(),
+            None => self.end.send(verdict).is_ok(),
+        };
     }
 
     fn accept(self) -> oneshot::Sender<Verdict> {
-        let _ = self.taken.send(None);
+        if let Some(taken) = self.taken {
+            let _ = taken.send(None);
+        }
         self.end
     }
 }
@@ -186,10 +197,25 @@ impl Verdict {
     }
 }
 
+/// Somebody who waits for a renewal.
+#[derive(Debug)]
+struct Waiter {
+    end: oneshot::Sender<Verdict>,
+    /// What is to be done once it is there.
+    then: Option<Work>,
+}
+
+/// Something that follows a renewal.
+#[derive(Debug)]
+pub(super) struct Sequel {
+    work: Work,
+    end: oneshot::Sender<Verdict>,
+}
+
 /// Renewals that were asked for and have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    open: BTreeMap<CertId, Vec<oneshot::Sender<Verdict>>>,
+    open: BTreeMap<CertId, Vec<Waiter>>,
     /// What has to wait until a short job is done.
     later: Vec<Act>,
 }
@@ -200,11 +226,18 @@ impl Requests {
         self.open.contains_key(id)
     }
 
-    /// Tells whoever has asked.
-    pub(super) fn end(&mut self, id: &CertId, verdict: &Verdict) {
-        for caller in self.open.remove(id).into_iter().flatten() {
-            let _ = caller.send(verdict.clone());
+    /// Tells whoever has asked. Returns what is to be done now that there is a new one.
+    pub(super) fn end(&mut self, id: &CertId, verdict: &Verdict) -> Vec<Sequel> {
+        let mut sequels = Vec::new();
+        for Waiter { end, then } in self.open.remove(id).into_iter().flatten() {
+            match then {
+                Some(work) if *verdict == Verdict::Done => sequels.push(Sequel { work, end }),
+                _ => {
+                    let _ = end.send(verdict.clone());
+                }
+            }
         }
+        sequels
     }
 
     /// Forgets what the configuration no longer wants.
@@ -212,8 +245,8 @@ impl Requests {
         self.open.retain(|id, _| managed.contains_key(id));
     }
 
-    fn join(&mut self, id: CertId, caller: Caller) {
-        self.open.entry(id).or_default().push(caller.accept());
+    fn join(&mut self, id: CertId, caller: Caller, then: Option<Work>) {
+        self.open.entry(id).or_default().push(Waiter { end: caller.accept(), then });
     }
 }
 
@@ -248,6 +281,14 @@ impl Renewer {
         }
     }
 
+    /// Ends the requests for a certificate, and begins what follows.
+    pub(super) fn end_requests(&mut self, id: &CertId, verdict: &Verdict) {
+        for Sequel { work, end } in self.requests.end(id, verdict) {
+            let act = Act { id: id.clone(), deed: Deed::Work(work), caller: Caller::again(end) };
+            self.requests.later.push(act);
+        }
+    }
+
     fn known(&self, id: Option<&CertId>) -> Vec<Known> {
         let Some(present) = &self.present else { return Vec::new() };
         let wanted = self.managed.iter().filter(|(other, _)| id.is_none_or(|id| id == *other));
@@ -262,7 +303,15 @@ impl Renewer {
             return caller.refuse(Verdict::Unwanted);
         };
         match deed {
-            Deed::Renew { force } => self.request(&present, id, force, caller),
+            Deed::Renew { force } => self.request(&present, id, (force, None), caller),
+            Deed::Reissue { reason } => {
+                let Some(life) = &managed.life else {
+                    let problem = "there is no certificate to revoke".to_owned();
+                    return caller.refuse(Verdict::Failed { problem, next_at: None });
+                };
+                let then = Work::Revoke { reason, tag: Some(life.tag().to_owned()) };
+                self.request(&present, id, (true, Some(then)), caller);
+            }
             Deed::Work(_) if managed.is_ordering => caller.refuse(Verdict::Busy),
             Deed::Work(_) if managed.is_busy => self.requests.later.push(Act { id, deed, caller }),
             Deed::Work(work) => {
@@ -274,13 +323,19 @@ impl Renewer {
     }
 
     /// Has a certificate ordered as soon as its turn comes, unless something speaks against it.
-    fn request(&mut self, present: &Assignment, id: CertId, force: bool, caller: Caller) {
+    fn request(
+        &mut self,
+        present: &Assignment,
+        id: CertId,
+        (force, then): (bool, Option<Work>),
+        caller: Caller,
+    ) {
         let Some(managed) = self.managed.get_mut(&id) else {
             return caller.refuse(Verdict::Unwanted);
         };
         let now = self.clock.now();
         if managed.is_ordering || self.requests.is_open(&id) {
-            return self.requests.join(id, caller);
+            return self.requests.join(id, caller, then);
         }
         if managed.again_at.is_some_and(|at| at > now) {
             return caller.refuse(Verdict::Busy);
@@ -298,6 +353,6 @@ impl Renewer {
             return caller.refuse(Verdict::Early { guard, until });
         }
         managed.record = record;
-        self.requests.join(id, caller);
+        self.requests.join(id, caller, then);
     }
 }

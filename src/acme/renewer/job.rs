@@ -102,6 +102,12 @@ impl Job {
                 let session = self.present.session_again(&self.source).await?;
                 self.issue(lock, session, None).await
             }
+            Err(error) if error.is_key_refused() => {
+                match self.present.session_before(&self.source).await? {
+                    Some(session) => self.issue(lock, session, journal.as_ref()).await,
+                    None => Err(error),
+                }
+            }
             outcome => outcome,
         };
         self.install(lock, issued?).await
@@ -222,7 +228,7 @@ impl Job {
     }
 
     /// Another way to prove names comes first after each failure: one may be closed to the authority.
-    async fn request(&self) -> Request {
+    pub(super) async fn request(&self) -> Request {
         let (acme, settings) = (&self.present.acme, &self.source.settings);
         let mut methods: Vec<Method> = acme
             .challenges

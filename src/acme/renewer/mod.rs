@@ -6,6 +6,7 @@
 //! takes minutes delays nobody. Nothing here serves a certificate: [`Install`] does.
 
 mod account;
+mod accounts;
 mod command;
 mod job;
 mod lasting;
@@ -24,9 +25,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::accounts::{AccountProblem, AccountStanding};
 use self::command::Requests;
 pub use self::command::{
-    Command, Commands, Deed, Ended, Known, Pending, Taken, Verdict, Work, restore,
+    Command, Commands, Deed, Ended, Known, Pending, RestoreError, Taken, Verdict, Work, restore,
 };
 use self::job::{Done, Job};
 pub use self::lasting::{Lasting, LastingError, Look};
@@ -256,7 +258,7 @@ impl Renewer {
             let is_requested = self.requests.is_open(id);
             if let (true, Some(until)) = (is_requested, limited) {
                 // Another certificate has met it in the meantime.
-                self.requests.end(id, &Verdict::Limited { until });
+                let _ = self.requests.end(id, &Verdict::Limited { until });
             } else if is_requested {
                 turn.due.push((priority(&facts, now), id.clone(), Why::Requested));
             } else if plan.is_due(now) && parked.is_none_or(|until| until <= now) {
@@ -337,7 +339,7 @@ impl Renewer {
                 self.pace.finish();
                 let verdict = Verdict::of(&done);
                 self.ordered(&id, *done);
-                self.requests.end(&id, &verdict);
+                self.end_requests(&id, &verdict);
             }
             Finished::Acted(id, done, verdict, end) => {
                 self.ordered(&id, *done);

@@ -191,7 +191,7 @@ impl Storage {
 }
 
 const STATE: &str = "state.json";
-const ACCOUNT: &str = "account.json";
+pub(super) const ACCOUNT: &str = "account.json";
 const ACCOUNT_BEFORE: &str = "account.json.prev";
 
 /// Authorities keep an authorization pending for days, but no order of ours is under way that long.

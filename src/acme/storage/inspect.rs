@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::files::{at, existing};
+use super::files::{ACCOUNT, at, existing};
 use super::generation::{CHAIN, KEY, Present, directory, examine};
-use super::{CertId, Generation, GenerationError, Meta, Pair, Place, Secret, Storage, StoreError};
+use super::{
+    AuthorityId, CertId, Generation, GenerationError, Meta, Pair, Place, Secret, Storage,
+    StoreError,
+};
 
 /// A generation that is kept.
 #[derive(Debug)]
@@ -48,6 +51,12 @@ impl Storage {
         };
         let (key_pem, chain_pem) = (Secret(text(KEY)?), text(CHAIN)?);
         Ok(Pair { key_pem, chain_pem, meta: meta.unwrap_or_default() })
+    }
+
+    /// Where the account at an authority lies.
+    #[must_use]
+    pub fn account_path(&self, authority: &AuthorityId) -> PathBuf {
+        self.accounts.path(authority.as_str()).join(ACCOUNT)
     }
 
     /// Where a certificate's generations lie.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::describe::{Case, OnDisk};
 use super::subject::{self, Origin, Subject};
 use super::verdict::Told;
-use super::{Restore, find, managed, read};
+use super::{Restore, account, find, managed, no_authority, read};
 use crate::acme::renewer::{Known, Verdict, Wanted, restore};
 use crate::acme::storage::{Place, Storage, StoreError};
 use crate::acme::time::Clock;
@@ -39,6 +39,7 @@ impl<'c> Local<'c> {
             Question::List => Ok(self.list()),
             Question::Show(name) => self.show(name),
             Question::Restore(name) => self.restore(name, arguments),
+            Question::Account => self.account(),
             _ => return None,
         };
         Some(outcome.unwrap_or_else(|refusal| refusal))
@@ -69,7 +70,7 @@ impl<'c> Local<'c> {
         let names = subject.names.clone();
         let (name, id) = managed(subject)?;
         let Some(acme) = &self.config.acme else {
-            return Err(Reply::error(StatusCode::CONFLICT, "there is no `acme:`"));
+            return Err(no_authority());
         };
         let wanted = Wanted { id: id.clone(), names };
         let known = || Known::read(&self.storage, acme, &wanted).map_err(|error| unusable(&error));
@@ -82,6 +83,12 @@ impl<'c> Local<'c> {
             Err(error) => Verdict::Failed { problem: texts(&error), next_at: None },
         };
         Ok(Told::of(&name, "restored", verdict, Some(&known()?)).reply())
+    }
+
+    fn account(&self) -> Result<Reply, Reply> {
+        let Some(acme) = &self.config.acme else { return Err(no_authority()) };
+        let kept = account::kept(&self.storage, acme).map_err(|error| unusable(&error))?;
+        Ok(Reply::fine(json!({ "accounts": kept })))
     }
 
     fn case(&self, subject: Subject, now: SystemTime) -> Case {

@@ -158,9 +158,12 @@ pub(super) fn whole(one: &Value) -> String {
     line("signed by", plain(&leaf["issuer"]));
     line("serial", plain(&leaf["serial"]));
     line("SHA-256", plain(&leaf["fingerprint"]).replace(':', " "));
-    line("chain", plain(&one["chain"]));
-    line("key", plain(&one["key"]));
-    line("kept in", plain(&one["directory_path"]));
+    for (key, path) in [("chain", "chain"), ("key", "key"), ("kept in", "directory_path")] {
+        // A path is copied, and must not be cut.
+        if one[path].is_string() {
+            let _ = writeln!(out, "  {key:<11} {}", plain(&one[path]));
+        }
+    }
     out += &renewal_info(&one["renewal_info"]);
     out += &generations(one);
     out += &history(one);
@@ -283,8 +286,10 @@ fn generations(one: &Value) -> String {
         let about = if kept["error"].is_string() {
             format!("cannot be served: {}", plain(&kept["error"]))
         } else {
-            let why = because(&kept["why"]);
-            format!("{} to {}{why}", moment(&kept["not_before"]), moment(&kept["not_after"]))
+            let why = plain(&kept["why"]).replace('_', " ");
+            let (from, to) = (moment(&kept["not_before"]), moment(&kept["not_after"]));
+            let why = if why.is_empty() { why } else { format!(", {why}") };
+            format!("{from} to {to}{why}")
         };
         vec![format!("{number:06}"), mark.to_owned(), about]
     };
@@ -295,6 +300,38 @@ fn history(one: &Value) -> String {
     let all = one["history"].as_array().map(Vec::as_slice).unwrap_or_default();
     let row = |past: &Value| vec![moment(&past["at"]), plain(&past["why"]).replace('_', " ")];
     section("Issued in the last seven days", (all.len(), all.iter().rev().map(row).collect()))
+}
+
+/// `certs account show`.
+pub(super) fn accounts(answer: &Value) -> String {
+    let all = answer["accounts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts: Vec<String> = all.iter().map(account).collect();
+    texts.join("\n")
+}
+
+fn account(one: &Value) -> String {
+    let mut out = format!("{}\n", plain(&one["authority"]));
+    let mut line = |key: &str, text: String| {
+        if !text.is_empty() {
+            wrap(&mut out, format!("  {key:<11}"), &text, 14);
+        }
+    };
+    line("directory", plain(&one["directory"]));
+    if !one["url"].is_string() {
+        line("account", "none yet: the first order makes one".to_owned());
+        return out;
+    }
+    line("account", plain(&one["url"]));
+    line("status", plain(&one["status"]));
+    line("problem", plain(&one["problem"]));
+    line("made", moment(&one["made_at"]));
+    line("deactivated", moment(&one["deactivated_at"]));
+    line("email", plain(&one["email"]));
+    line("bound to", plain(&one["external_account"]));
+    line("key", plain(&one["thumbprint"]));
+    line("kept in", plain(&one["path"]));
+    line("hint", plain(&one["hint"]));
+    out
 }
 
 /// What became of one certificate.
@@ -326,6 +363,9 @@ pub(super) fn outcome(result: &Value) -> String {
         let word = if result["outcome"] == "failed" { "next try" } else { "next order" };
         let (at, why) = (moment(&result["next_at"]), because(&result["why"]));
         let _ = write!(text, "; {word} {at}{why}");
+    }
+    if result["hint"].is_string() {
+        let _ = write!(text, "; {}", plain(&result["hint"]));
     }
     text.push('\n');
     text

@@ -1,11 +1,14 @@
 //! Why there is no certificate, and what follows from it.
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use crate::acme::account::AccountError;
 use crate::acme::backoff;
 use crate::acme::order::OrderError;
 use crate::acme::problem::{Problem, Scope};
+use crate::acme::renewer::RestoreError;
+use crate::acme::session::CallError;
 use crate::acme::state::{LastProblem, OutOfTurn, Target};
 use crate::acme::storage::StoreError;
 use crate::acme::time::{unix, until};
@@ -20,6 +23,19 @@ pub(in crate::acme::renewer) enum JobError {
     Account(#[from] AccountError),
     #[error("the certificate authority has lost the account twice in a day")]
     AccountLost,
+    #[error(
+        "the account was deactivated; to have another made, remove {} and run `wardgate certs renew --all`",
+        .0.display()
+    )]
+    Deactivated(PathBuf),
+    #[error("the certificate was not revoked")]
+    Revoke(#[source] CallError),
+    #[error("there is no certificate to revoke")]
+    NothingToRevoke,
+    #[error("the certificate comes from {0}, which the configuration no longer names")]
+    Elsewhere(String),
+    #[error("{0}")]
+    Restore(#[from] RestoreError),
     #[error("the key of `eab` is no base64")]
     Binding,
     #[error(transparent)]
@@ -36,6 +52,7 @@ impl JobError {
         match self {
             Self::Order(error) => error.problem(),
             Self::Account(error) => error.call()?.problem(),
+            Self::Revoke(error) => error.problem(),
             _ => None,
         }
     }
@@ -45,17 +62,17 @@ impl JobError {
         self.problem().and_then(Problem::hint)
     }
 
-    pub(super) fn is_permanent(&self) -> bool {
+    pub(in crate::acme::renewer) fn is_permanent(&self) -> bool {
         match self {
             Self::Order(error) => error.is_permanent(),
             Self::Account(error) => error.call().is_some_and(|call| call.is_permanent()),
-            Self::Binding => true,
+            Self::Binding | Self::Deactivated(_) => true,
             _ => false,
         }
     }
 
     /// In seconds from now.
-    pub(super) fn retry_after(&self) -> Option<i64> {
+    pub(in crate::acme::renewer) fn retry_after(&self) -> Option<i64> {
         let at = match self {
             Self::Order(error) => error.retry_after(),
             Self::Account(error) => error.call()?.retry_after(),
