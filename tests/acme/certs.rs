@@ -1,9 +1,10 @@
 //! `wardgate certs`: what operators ask, of a running gateway and where none runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use wardgate::acme::rollover::Credentials;
 
 use super::gateway::{ask, at, begin, obtained, verifying, yaml};
 use crate::support::{Client, Gateway, Pebble, Settings, field, within};
@@ -238,4 +239,129 @@ async fn the_admin_api_says_what_is_wrong_with_a_question() {
     assert_eq!(admin.send("POST", "/renew", "", b"").await.status, 401);
     let shown = admin.get("/certs/www.example.com").await;
     assert_eq!(shown.status, 404);
+}
+
+/// The file of the only account.
+fn account_file(directory: &Path) -> PathBuf {
+    let mut accounts = std::fs::read_dir(directory.join("storage/accounts")).unwrap();
+    accounts.next().unwrap().unwrap().path().join("account.json")
+}
+
+async fn thumbprint(directory: &Path) -> String {
+    let shown = certs(directory, &["account", "show", "--json"]).await.json();
+    shown["accounts"][0]["thumbprint"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_replaced_and_never_served_again() {
+    let (gateway, pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    let first = serial(directory).await;
+    certs(directory, &["revoke", NAME, "--reason", "superseded"]).await.is(1, "--yes");
+    certs(directory, &["revoke", NAME, "--reason", "boredom", "--yes"]).await.is(2, "superseded");
+    assert_eq!(pebble.status_of(&first).await, "Valid");
+
+    // A new one first.
+    let revoke = ["revoke", NAME, "--yes", "--reason"];
+    let said = certs(directory, &[&revoke[..], &["superseded", "--reissue"]].concat()).await;
+    eprintln!("{said:?}");
+    said.is(0, "renewed, and the old one revoked");
+    let second = serial(directory).await;
+    assert_ne!(first, second);
+    assert_eq!(
+        (pebble.status_of(&first).await, pebble.status_of(&second).await),
+        ("Revoked".into(), "Valid".into())
+    );
+    certs(directory, &["restore", NAME, "--generation", "1"]).await.is(1, "1 was revoked");
+
+    // The rule replaces what is revoked, at once. Its own key signs where the account is gone.
+    for (reason, gone) in [("keyCompromise", false), ("cessationofoperation", true)] {
+        let present = serial(directory).await;
+        let file = account_file(directory);
+        if gone {
+            std::fs::rename(&file, directory.join("gone")).unwrap();
+        }
+        let said = certs(directory, &[&revoke[..], &[reason]].concat()).await;
+        eprintln!("{said:?}");
+        said.is(0, "revoked; next order");
+        said.is(0, "it is revoked");
+        assert_eq!(pebble.status_of(&present).await, "Revoked");
+        let is_held_back = said.out.contains("held back: its names were issued too often");
+        assert_eq!(is_held_back, gone, "{said:?}");
+        if reason == "keyCompromise" {
+            let renewed = |line: &Value| obtained(NAME)(line) && field(line, "reason") == "revoked";
+            gateway.wait_log(renewed).await;
+            within("another to be served", async { while serial(directory).await == present {} })
+                .await;
+            assert_eq!(pebble.status_of(&serial(directory).await).await, "Valid");
+        }
+    }
+    // Three in seven days: the fourth needs somebody who insists, or waits.
+    certs(directory, &["show", NAME]).await.is(0, "issued too often in seven");
+    certs(directory, &["renew", NAME, "--force", "--wait"]).await.is(0, "renewed");
+}
+
+#[tokio::test]
+async fn an_account_gets_another_key_and_survives_half_of_it() {
+    let (gateway, pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    let first = thumbprint(directory).await;
+    let shown = certs(directory, &["account", "show"]).await;
+    eprintln!("{shown:?}");
+    for text in ["valid", "ops@example.com", "account.json", &first] {
+        shown.is(0, text);
+    }
+    certs(directory, &["account", "rollover"]).await.is(0, "has a new key");
+    let second = thumbprint(directory).await;
+    assert_ne!(first, second);
+    let renew = ["renew", NAME, "--force", "--wait"];
+    certs(directory, &renew).await.is(0, "renewed");
+
+    // A key that the authority has never heard of, as a crash leaves it.
+    let break_off = || {
+        let file = account_file(directory);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut kept: Value = serde_json::from_str(&text).unwrap();
+        let present = Credentials::parse(kept["credentials"].as_str().unwrap()).unwrap();
+        kept["credentials"] = present.with_new_key().unwrap().text().into();
+        std::fs::write(file.with_extension("json.prev"), text).unwrap();
+        std::fs::write(&file, kept.to_string()).unwrap();
+    };
+    break_off();
+    assert_ne!(thumbprint(directory).await, second);
+    certs(directory, &renew).await.is(0, "renewed");
+    assert_eq!(thumbprint(directory).await, second, "the key before counts");
+    break_off();
+    certs(directory, &["account", "rollover"]).await.is(0, "has a new key");
+    assert_ne!(thumbprint(directory).await, second);
+    certs(directory, &renew).await.is(0, "renewed");
+    assert_eq!(pebble.issued(), 4);
+    certs(directory, &["account", "rollover", "--authority", "other"]).await.is(1, "127.0.0.1");
+}
+
+#[tokio::test]
+async fn a_deactivated_account_orders_nothing_until_somebody_has_another_made() {
+    let (gateway, pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    certs(directory, &["account", "deactivate"]).await.is(1, "--yes");
+    let ended = certs(directory, &["account", "deactivate", "--yes"]).await;
+    eprintln!("{ended:?}");
+    ended.is(0, "deactivated; to have another account made, remove");
+    let shown = certs(directory, &["account", "show"]).await;
+    eprintln!("{shown:?}");
+    shown.is(0, "status      deactivated");
+    shown.is(0, "account made, remove");
+    let renew = ["renew", NAME, "--force", "--wait"];
+    let blocked = certs(directory, &renew).await;
+    eprintln!("{blocked:?}");
+    blocked.is(4, "the account was deactivated; to have another made, remove");
+    certs(directory, &["account", "rollover"]).await.is(4, "deactivated");
+    let client = verifying(&gateway, &pebble, NAME).await;
+    assert_eq!(client.get("/").await.text(), NAME, "what was obtained is served");
+
+    std::fs::remove_file(account_file(directory)).unwrap();
+    certs(directory, &["account", "show"]).await.is(0, "the first order makes one");
+    certs(directory, &["renew", "--all", "--wait", "--force"]).await.is(0, "renewed");
+    certs(directory, &["account", "show"]).await.is(0, "status      valid");
+    certs(directory, &["renew", NAME, "--staging"]).await.is(1, "of Let's Encrypt");
 }

@@ -212,6 +212,16 @@ impl Pebble {
         path
     }
 
+    /// What it says of the certificate with this serial number: `Valid` or `Revoked`.
+    pub(crate) async fn status_of(&self, serial: &str) -> String {
+        let client =
+            Client::new(self.management).tls(&self.ca()).host(&self.management.to_string());
+        let path = format!("/cert-status-by-serial/{serial}");
+        let reply = client.send("GET", &path, "User-Agent: test\r\n", b"").await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["Status"].as_str().unwrap().to_owned()
+    }
+
     /// Has it say this about when to renew `certificate`, which is PEM.
     pub(crate) async fn set_renewal_info(&self, certificate: &str, start: &str, end: &str) {
         let window = json!({ "suggestedWindow": { "start": start, "end": end } });

@@ -58,6 +58,7 @@ impl Told {
         body["name"] = name.into();
         if let (StatusCode::OK, Some(known)) = (status, known) {
             body["next_at"] = known.standing.next_at.map(moment).into();
+            body["held_back"] = known.plan.guard.map(guard).into();
             body["why"] = known.standing.why.into();
             body["not_after"] = known.life.as_ref().map(|life| moment(life.not_after)).into();
         }

@@ -229,15 +229,20 @@ fn validity(one: &Value) -> String {
 
 fn held_back(one: &Value) -> String {
     let mut about = Vec::new();
-    match one["guard"].as_str() {
-        Some("young") => about.push("it is younger than a quarter of its life".to_owned()),
-        Some(_) => about.push("issued too often in seven days".to_owned()),
-        None => {}
+    if one["guard"].is_string() {
+        about.push(held_back_by(&one["guard"]).to_owned());
     }
     if one["limited_until"].is_string() {
         about.push(format!("by a rate limit until {}", moment(&one["limited_until"])));
     }
     about.join(", ")
+}
+
+fn held_back_by(guard: &Value) -> &'static str {
+    match guard.as_str() {
+        Some("young") => "it is younger than a quarter of its life",
+        _ => "its names were issued too often in seven days",
+    }
 }
 
 fn problem(one: &Value) -> String {
@@ -329,8 +334,11 @@ fn account(one: &Value) -> String {
     line("email", plain(&one["email"]));
     line("bound to", plain(&one["external_account"]));
     line("key", plain(&one["thumbprint"]));
-    line("kept in", plain(&one["path"]));
-    line("hint", plain(&one["hint"]));
+    // A path is copied, and must not be cut.
+    let _ = writeln!(out, "  {:<11} {}", "kept in", plain(&one["path"]));
+    if one["hint"].is_string() {
+        wrap(&mut out, " ".to_owned(), &plain(&one["hint"]), 2);
+    }
     out
 }
 
@@ -363,6 +371,10 @@ pub(super) fn outcome(result: &Value) -> String {
         let word = if result["outcome"] == "failed" { "next try" } else { "next order" };
         let (at, why) = (moment(&result["next_at"]), because(&result["why"]));
         let _ = write!(text, "; {word} {at}{why}");
+        if result["held_back"].is_string() {
+            let guard = held_back_by(&result["held_back"]);
+            let _ = write!(text, ", held back: {guard}; `certs renew --force` orders it now");
+        }
     }
     if result["hint"].is_string() {
         let _ = write!(text, "; {}", plain(&result["hint"]));
