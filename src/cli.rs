@@ -79,7 +79,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look at certificates, check what is in their way, renew, restore or revoke them
+    /// Look at certificates, check what is in their way, renew, revoke, import or export them
     Certs(certs::Certs),
     /// Print the JSON Schema of gateway.yaml
     Schema,

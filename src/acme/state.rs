@@ -619,12 +619,15 @@ mod tests {
         assert_eq!(record.state, State::Active);
         record.expired(10);
         assert_eq!(record.state, State::Expired);
-        record.revoked(11);
+        record.revoked("another", 11);
+        assert_eq!(record.state, State::Expired, "not the one in service");
+        record.revoked(life().tag(), 11);
+        assert!(record.was_revoked("another") && record.was_revoked(life().tag()));
         assert_eq!((&record.state, record.is_revoked), (&State::Revoked, true));
         record.due(Why::Revoked, 12);
         record.ordering(13).unwrap();
         record.expired(14);
-        record.revoked(14);
+        record.revoked(life().tag(), 14);
         assert_eq!(record.state, State::Ordering);
         let until = record.failed(attempt(Some(60 * DAY)), problem("x"), 100);
         assert!(until < 200);

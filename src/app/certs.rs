@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use self::describe::{Case, OnDisk};
-pub use self::local::Local;
+pub use self::local::{Exported, Local};
 use self::subject::{Origin, Subject};
 use self::verdict::Told;
 use super::certificates::Certificates;

@@ -4,6 +4,7 @@
 //! under `storage:` answers as far as it can.
 
 mod check;
+mod export;
 mod text;
 
 use std::io::{BufRead as _, IsTerminal as _};
@@ -131,6 +132,8 @@ enum Command {
         #[arg(long, value_name = "N")]
         generation: u32,
     },
+    /// Write the chain and the key in service to files, for another program
+    Export(export::Export),
     /// The account that certificates are ordered with
     #[command(subcommand)]
     Account(AccountCommand),
@@ -196,6 +199,7 @@ pub(super) fn perform(certs: Certs) -> anyhow::Result<u8> {
             let arguments = json!({ "generation": generation });
             act(&place, &Question::Restore(name), &arguments, ANSWER)
         }
+        Command::Export(wanted) => export::perform(&place, &wanted),
         Command::Account(command) => account(&place, command),
     }
 }

@@ -2,11 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wardgate::acme::renewer::{
+    Assignment, Commands, Deed, Renewer, Source, Taken, Verdict, Wanted, Work,
+};
 use wardgate::acme::rollover::Credentials;
+use wardgate::acme::session::Authority;
+use wardgate::acme::storage::{CertId, Place, Storage};
+use wardgate::acme::time::Clock;
 
 use super::gateway::{ask, at, begin, obtained, verifying, yaml};
+use super::scene::Scene;
 use crate::support::{Client, Gateway, Pebble, Settings, field, within};
 
 const NAME: &str = "app.example.com";
@@ -364,4 +374,89 @@ async fn a_deactivated_account_orders_nothing_until_somebody_has_another_made() 
     certs(directory, &["renew", "--all", "--wait", "--force"]).await.is(0, "renewed");
     certs(directory, &["account", "show"]).await.is(0, "status      valid");
     certs(directory, &["renew", NAME, "--staging"]).await.is(1, "of Let's Encrypt");
+}
+
+#[tokio::test]
+async fn what_is_exported_is_what_other_programs_read() {
+    let (gateway, _pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    let export = ["export", NAME, "--chain", "out.pem", "--key", "out.key"];
+    certs(directory, &export).await.is(0, "chain in out.pem, key in out.key");
+    certs(directory, &export).await.is(1, "exists; --force replaces it");
+    certs(directory, &[&export[..], &["--force"]].concat()).await.is(0, "chain in");
+    certs(directory, &[&export[..], &["--force", "--generation", "4"]].concat())
+        .await
+        .is(1, "generation 4");
+    certs(directory, &["export", "ap.example.com", "--chain", "a", "--key", "b"])
+        .await
+        .is(1, "did you mean \"app.example.com\"?");
+    let openssl = async |arguments: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(arguments).current_dir(directory);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let of_chain = openssl(&["x509", "-in", "out.pem", "-noout", "-pubkey"]).await;
+    let of_key = openssl(&["pkey", "-in", "out.key", "-pubout"]).await;
+    assert_eq!(of_chain, of_key);
+    let shown = openssl(&["x509", "-in", "out.pem", "-noout", "-serial"]).await;
+    assert!(shown.to_lowercase().contains(&serial(directory).await), "{shown}");
+}
+
+#[tokio::test]
+async fn a_rehearsal_is_neither_kept_nor_served() {
+    let scene = Scene::new().await;
+    // The authority of the configuration is down; the other one is asked all the same.
+    let down = "https://127.0.0.1:1/dir";
+    let text = format!("sites: {{ {NAME}: {{ routes: [ {{ respond: x }} ] }} }}\n")
+        + &format!("acme: {{ email: ops@example.com, directory: \"{down}\" }}\n");
+    let loaded = wardgate::config::from_text("gateway.yaml", &text, Path::new(""));
+    let acme = loaded.unwrap_or_else(|faults| panic!("{faults}")).config.acme.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage::open(directory.path()).unwrap();
+    let (id, clock) = (CertId::new(NAME), Clock::default());
+    let transport = scene.pebble.transport(Default::default());
+    let source = Source {
+        settings: acme.authority.clone(),
+        authority: Authority::new(down, transport).with_clock(&clock),
+        ca_digest: None,
+    };
+    let wanted = vec![Wanted { id: id.clone(), names: vec![NAME.to_owned()] }];
+    let sources = vec![source];
+    let assignment = Assignment { acme, storage: storage.clone(), sources, clock, wanted };
+    let (assignments, given) = watch::channel(Some(Arc::new(assignment)));
+    let (commands, heard) = Commands::channel();
+    let install = Arc::new(|_: &CertId, _| panic!("nothing is to be served"));
+    let challenges = Arc::clone(scene.inside.store.challenges());
+    let renewer = Renewer::new(challenges, install, given, Default::default(), heard);
+    let stop = CancellationToken::new();
+    let renewing = tokio::spawn(renewer.keep(stop.clone()));
+    let rehearse = async || {
+        let (of, directory) = (down.to_owned(), scene.pebble.authority.directory.clone());
+        let work = Work::Rehearse { of, directory };
+        match commands.act(id.clone(), Deed::Work(work)).await.unwrap() {
+            Taken::Decided(verdict) => verdict,
+            Taken::Begun(pending) => pending.verdict().await,
+        }
+    };
+    let rehearsed = within("a rehearsal", async {
+        loop {
+            match rehearse().await {
+                // The order by the rule, which is about to fail.
+                Verdict::Busy => tokio::task::yield_now().await,
+                verdict => return verdict,
+            }
+        }
+    });
+    assert_eq!(rehearsed.await, Verdict::Done);
+    assert_eq!(scene.pebble.issued(), 1);
+    assert!(storage.kept(Place::Live, &id).unwrap().is_empty());
+    scene.pebble.break_dns_of(NAME).await;
+    let Verdict::Failed { problem, .. } = rehearse().await else { panic!("it cannot work") };
+    assert!(problem.contains(NAME), "{problem}");
+    scene.assert_clean();
+    drop(assignments);
+    stop.cancel();
+    renewing.await.unwrap();
 }

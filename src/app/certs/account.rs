@@ -37,7 +37,7 @@ fn describe(
     email: Option<&str>,
     kid: Option<&str>,
 ) -> Value {
-    let hint = kept.filter(|kept| kept.deactivated_at.is_some()).map(|kept| again(kept));
+    let hint = kept.filter(|kept| kept.deactivated_at.is_some()).map(|kept| again(&kept.path));
     json!({
         "authority": authority(directory),
         "directory": directory,
@@ -53,12 +53,8 @@ fn describe(
     })
 }
 
-/// How to have another account made.
-fn again(kept: &AccountStanding) -> String {
-    again_after(&kept.path)
-}
-
-fn again_after(path: &std::path::Path) -> String {
+/// How to have another account made than the one at `path`.
+fn again(path: &std::path::Path) -> String {
     format!(
         "to have another account made, remove {} and run `wardgate certs renew --all`",
         path.display()
@@ -111,7 +107,7 @@ pub(super) async fn deactivate(
     let name = authority(&source.settings.directory);
     match assignment.deactivate(source).await {
         Ok(path) => {
-            let hint = again_after(&path);
+            let hint = again(&path);
             Ok(Reply::fine(json!({ "name": name, "outcome": "deactivated", "hint": hint })))
         }
         Err(problem) => Err(refused(name, &problem)),

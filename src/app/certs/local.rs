@@ -23,6 +23,17 @@ pub struct Local<'c> {
     storage: Storage,
 }
 
+/// A certificate that leaves the storage. It has no `Debug` form, for its key is secret.
+#[expect(missing_debug_implementations, reason = "it holds a key")]
+pub struct Exported {
+    /// What it is called here.
+    pub name: String,
+    /// The chain, PEM.
+    pub chain_pem: String,
+    /// The key, PEM. Secret.
+    pub key_pem: String,
+}
+
 impl<'c> Local<'c> {
     /// Opens `storage:`.
     ///
@@ -43,6 +54,38 @@ impl<'c> Local<'c> {
             _ => return None,
         };
         Some(outcome.unwrap_or_else(|refusal| refusal))
+    }
+
+    /// The certificate in service for `name`, or generation `number` of it, to be taken elsewhere.
+    ///
+    /// # Errors
+    /// What to tell whoever wants it.
+    pub fn export(&self, name: &str, number: Option<u32>) -> Result<Exported, String> {
+        let subject = subject::find(self.config, name)?;
+        let id = match &subject.origin {
+            Origin::Acme(id) => id,
+            Origin::Files(index) => {
+                let entry = self.config.certificates.get(*index);
+                let files =
+                    entry.map(|it| format!("{} and {}", it.chain.display(), it.key.display()));
+                return Err(format!("{name} is in files already: {}", files.unwrap_or_default()));
+            }
+            Origin::Local(_) => {
+                return Err(format!(
+                    "the certificate of {name} comes from the local CA, and nobody else would trust it"
+                ));
+            }
+        };
+        let current = || self.storage.load(Place::Live, id).map_err(|error| texts(&error));
+        let number = match number {
+            Some(number) => number,
+            None => match current()?.generation {
+                Some(generation) => generation.number,
+                None => return Err(format!("there is no certificate for {name} yet")),
+            },
+        };
+        let pair = self.storage.pair(Place::Live, id, number).map_err(|error| texts(&error))?;
+        Ok(Exported { name: subject.name, chain_pem: pair.chain_pem, key_pem: pair.key_pem.0 })
     }
 
     fn list(&self) -> Reply {
