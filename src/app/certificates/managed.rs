@@ -1,5 +1,6 @@
 //! Certificates that an authority issues, and those that an operator has put in their place.
 
+use std::collections::{BTreeMap, btree_map};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -53,6 +54,15 @@ impl Managed {
     fn new(site: &Site, patterns: Vec<HostPattern>) -> Self {
         let (id, name) = (CertId::new(&site.name), format!("acme:{}", site.name));
         Self { id, name, patterns, obtained: None, imported: None }
+    }
+
+    /// Is for `patterns` as well.
+    fn share(&mut self, patterns: Vec<HostPattern>) {
+        for pattern in patterns {
+            if !self.patterns.contains(&pattern) {
+                self.patterns.push(pattern);
+            }
+        }
     }
 
     /// Finds what was obtained and imported before. Blocks on files.
@@ -156,7 +166,8 @@ pub(super) fn standings(managed: &[Managed], now: SystemTime) -> Vec<Standing> {
 
 /// What sites want of an authority, and which of their names only the local CA certifies.
 pub(in crate::app) fn managed(config: &Config) -> (Vec<Managed>, Vec<(String, Vec<HostPattern>)>) {
-    let (mut managed, mut local) = (Vec::new(), Vec::new());
+    let (mut managed, mut local) = (Vec::<Managed>::new(), Vec::new());
+    let mut places = BTreeMap::new();
     for site in &config.sites {
         let SiteCertificate::Acme { all } = site.certificate else { continue };
         let (own, public): (Vec<_>, Vec<_>) =
@@ -164,7 +175,15 @@ pub(in crate::app) fn managed(config: &Config) -> (Vec<Managed>, Vec<(String, Ve
         if !own.is_empty() {
             local.push((internal_id(site), own));
         }
-        managed.push(Managed::new(site, public));
+        let one = Managed::new(site, public);
+        // Sites on different listeners whose names differ in case only share one.
+        match places.entry(one.id.clone()) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert(managed.len());
+                managed.push(one);
+            }
+            btree_map::Entry::Occupied(place) => managed[*place.get()].share(one.patterns),
+        }
     }
     (managed, local)
 }
@@ -178,4 +197,26 @@ pub(in crate::app) fn markers(config: &Config) -> impl Iterator<Item = PathBuf> 
         .iter()
         .filter(is_managed)
         .map(|site| Place::Imported.marker(storage, &CertId::new(&site.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sites_whose_names_differ_in_case_share_a_certificate() {
+        let text = "listeners:\n  one: { bind: \":8441\", protocol: https }\n  \
+                    two: { bind: \":8442\", protocol: https }\nsites:\n  \
+                    a.example.com: { listeners: one, aliases: b.example.com, upstream: \"http://b\" }\n  \
+                    A.example.com: { listeners: two, aliases: c.example.com, upstream: \"http://b\" }\n\
+                    acme: {}\n";
+        let loaded = crate::config::from_text("gateway.yaml", text, Path::new("")).unwrap();
+        let (managed, local) = managed(&loaded.config);
+        assert!(local.is_empty());
+        let names: Vec<Vec<String>> = managed
+            .iter()
+            .map(|one| one.patterns.iter().map(ToString::to_string).collect())
+            .collect();
+        assert_eq!(names, [["a.example.com", "b.example.com", "c.example.com"]]);
+    }
 }
