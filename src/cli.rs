@@ -79,7 +79,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look at certificates, check what is in their way, renew, revoke, import or export them
+    /// Look at certificates, check, renew, revoke or import them
     Certs(certs::Certs),
     /// Print the JSON Schema of gateway.yaml
     Schema,

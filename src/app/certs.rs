@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use self::describe::{Case, OnDisk};
-pub use self::local::{Exported, Local};
+pub use self::local::{BringError, Exported, Imported, Local};
 use self::subject::{Origin, Subject};
 use self::verdict::Told;
 use super::certificates::Certificates;
@@ -130,7 +130,10 @@ impl CertDesk {
         let config = &generation.config;
         let subjects: Vec<(String, CertId)> = match name {
             Some(name) => vec![managed(find(config, name)?)?],
-            None => subject::all(config).into_iter().filter_map(|one| managed(one).ok()).collect(),
+            None => {
+                let all = subject::all(config).into_iter().filter_map(|one| managed(one).ok());
+                all.filter(|(_, id)| self.imported_until(id).is_none()).collect()
+            }
         };
         let mut begun = Vec::new();
         for (name, id) in subjects {
@@ -226,6 +229,13 @@ impl CertDesk {
         done: &'static str,
         verdict: Verdict,
     ) -> Result<Told, Reply> {
+        if verdict == Verdict::Unwanted && self.imported_until(id).is_some() {
+            let text = format!(
+                "an imported certificate is served for {name}; `wardgate certs import {name} --remove` \
+                 takes it away"
+            );
+            return Err(Reply::error(StatusCode::CONFLICT, text));
+        }
         let known = self.known(id).await?;
         Ok(Told::of(name, done, verdict, known.as_ref()))
     }
@@ -245,7 +255,16 @@ impl CertDesk {
                 config.certificates.get(*index).and_then(|it| self.certificates.served(&it.name))
             }
         };
-        Case { subject, certificate, known, problem: None }
+        let imported_until = match &subject.origin {
+            Origin::Acme(id) => self.imported_until(id),
+            _ => None,
+        };
+        Case { subject, certificate, known, imported_until, problem: None }
+    }
+
+    /// Until when a certificate is served for `id` that an operator has brought.
+    fn imported_until(&self, id: &CertId) -> Option<i64> {
+        self.certificates.imported().iter().find(|one| one.id == *id)?.next_at
     }
 
     fn generation(&self) -> Arc<Generation> {

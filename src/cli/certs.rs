@@ -5,6 +5,7 @@
 
 mod check;
 mod export;
+mod import;
 mod text;
 
 use std::io::{BufRead as _, IsTerminal as _};
@@ -132,6 +133,8 @@ enum Command {
         #[arg(long, value_name = "N")]
         generation: u32,
     },
+    /// Serve a certificate of your own in the place of an ordered one
+    Import(import::Import),
     /// Write the chain and the key in service to files, for another program
     Export(export::Export),
     /// The account that certificates are ordered with
@@ -199,6 +202,7 @@ pub(super) fn perform(certs: Certs) -> anyhow::Result<u8> {
             let arguments = json!({ "generation": generation });
             act(&place, &Question::Restore(name), &arguments, ANSWER)
         }
+        Command::Import(wanted) => import::perform(&place, &wanted),
         Command::Export(wanted) => export::perform(&place, &wanted),
         Command::Account(command) => account(&place, command),
     }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -459,4 +461,71 @@ async fn a_rehearsal_is_neither_kept_nor_served() {
     drop(assignments);
     stop.cancel();
     renewing.await.unwrap();
+}
+
+/// A certificate of an operator's own CA for `name`, that ends after `days`: PEM, key and CA.
+fn own_certificate(name: &str, days: u64) -> (String, String, String) {
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let day = Duration::from_secs(24 * 60 * 60);
+    params.not_before = (SystemTime::now() - day).into();
+    params.not_after = (SystemTime::now() + u32::try_from(days).unwrap() * day).into();
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem(), ca.pem())
+}
+
+#[tokio::test]
+async fn what_is_imported_is_served_until_it_is_taken_away() {
+    let (gateway, pebble, _) = with_certificate(Settings::default(), "").await;
+    let directory = gateway.directory();
+    let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).unwrap();
+    let (chain, key, ca) = own_certificate(NAME, 300);
+    let (other, other_key, _) = own_certificate("other.example.com", 300);
+    for (name, text) in [
+        ("own.pem", &*chain),
+        ("own.key", &*key),
+        ("ca.pem", &*ca),
+        ("other.pem", &*other),
+        ("other.key", &*other_key),
+        ("word", "pass word\nrest\n"),
+    ] {
+        write(name, text);
+    }
+    let import = ["import", NAME, "--chain"];
+    let pem =
+        |chain: &'static str, key: &'static str| [&import[..], &[chain, "--key", key]].concat();
+    let wrong = certs(directory, &pem("other.pem", "other.key")).await;
+    eprintln!("{wrong:?}");
+    wrong.is(1, "not imported");
+    wrong.is(1, "it is not valid for app.example.com");
+    certs(directory, &pem("own.pem", "other.key")).await.is(1, "another certificate");
+    certs(directory, &["import", NAME]).await.is(1, "say what");
+    certs(directory, &["import", NAME, "--remove"]).await.is(1, "nothing was imported");
+
+    let done = certs(directory, &pem("own.pem", "own.key")).await;
+    eprintln!("{done:?}");
+    done.is(0, "the gateway serves it");
+    let own = gateway.client_of("secure").tls(&directory.join("ca.pem")).host(NAME);
+    assert_eq!(own.get("/").await.text(), NAME);
+    let list = certs(directory, &["list"]).await;
+    eprintln!("{list:?}");
+    list.is(0, "imported, next");
+    certs(directory, &["show", NAME]).await.is(0, "/imported/");
+    certs(directory, &["renew", NAME]).await.is(1, "--remove");
+    certs(directory, &["renew", "--all"]).await.is(0, "no authority issues");
+
+    // It goes out as it came in, and comes in again.
+    let pfx = ["--pfx", "own.pfx", "--password-file", "word"];
+    certs(directory, &[&["export", NAME], &pfx[..]].concat()).await.is(0, "own.pfx");
+    let gone = certs(directory, &["import", NAME, "--remove"]).await;
+    gone.is(0, "the gateway takes note");
+    let client = verifying(&gateway, &pebble, NAME).await;
+    assert_eq!(client.get("/").await.text(), NAME, "what was ordered");
+    certs(directory, &["import", NAME, "--pfx", "own.pfx"]).await.is(1, "password");
+    let again = certs(directory, &[&["import", NAME, "--json"], &pfx[..]].concat()).await;
+    assert_eq!((again.code, &again.json()["generation"]), (0, &1.into()), "{again:?}");
+    assert_eq!(own.get("/").await.text(), NAME);
+    assert_eq!(pebble.issued(), 1);
 }

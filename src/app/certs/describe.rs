@@ -24,6 +24,8 @@ pub(super) struct Case {
     pub(super) certificate: Option<Certificate>,
     /// Of one that an authority issues.
     pub(super) known: Option<Known>,
+    /// Until when the one in service is one that an operator has brought, in seconds since 1970.
+    pub(super) imported_until: Option<i64>,
     /// Why nothing is known.
     pub(super) problem: Option<String>,
 }
@@ -48,6 +50,7 @@ impl Case {
             record.issued_by.as_deref().unwrap_or(&record.target.directory)
         });
         let next_at = match &self.subject.origin {
+            Origin::Acme(_) if self.imported_until.is_some() => self.imported_until.map(moment),
             Origin::Acme(_) => known.and_then(|known| known.standing.next_at).map(moment),
             Origin::Files(_) => None,
             Origin::Local(_) => leaf.map(|leaf| timestamp(leaf.renew_at())),
@@ -68,7 +71,10 @@ impl Case {
             "fails": known.map_or(0, |known| known.standing.fails),
             "problem": problem.or_else(|| self.problem.clone()),
             "next_at": next_at,
-            "why": known.map(|known| known.standing.why),
+            "why": match self.imported_until {
+                Some(_) => Some("import_ends"),
+                None => known.map(|known| known.standing.why),
+            },
         })
     }
 
@@ -84,6 +90,7 @@ impl Case {
 
     fn state(&self, now: SystemTime) -> &'static str {
         match (&self.known, &self.certificate) {
+            _ if self.imported_until.is_some() => "imported",
             (Some(known), _) => known.standing.state,
             (None, Some(certificate)) if certificate.leaf.not_after <= now => "expired",
             (None, Some(_)) => "active",
@@ -121,7 +128,7 @@ impl Case {
         }
         if let Some(kept) = kept {
             value["directory_path"] = kept.directory.display().to_string().into();
-            if let Some(number) = kept.current() {
+            if let (None, Some(number)) = (self.imported_until, kept.current()) {
                 let path = kept.directory.join(format!("{number:06}"));
                 value["chain"] = path.join("chain.pem").display().to_string().into();
                 value["key"] = path.join("key.pem").display().to_string().into();

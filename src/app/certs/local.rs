@@ -9,12 +9,15 @@ use super::describe::{Case, OnDisk};
 use super::subject::{self, Origin, Subject};
 use super::verdict::Told;
 use super::{Restore, account, find, managed, no_authority, read};
+use crate::acme::finding::Finding;
+use crate::acme::import::{self, Files, ImportError};
 use crate::acme::renewer::{Known, Verdict, Wanted, restore};
-use crate::acme::storage::{Place, Storage, StoreError};
-use crate::acme::time::Clock;
+use crate::acme::storage::{CertId, Place, Storage, StoreError};
+use crate::acme::time::{Clock, unix};
 use crate::admin::certs::{Question, Reply};
 use crate::config::Config;
-use crate::tls::pem;
+use crate::net::HostPattern;
+use crate::tls::{Certificate, pem};
 
 /// What lies under `storage:` of the certificates of one configuration.
 #[derive(Debug)]
@@ -32,6 +35,36 @@ pub struct Exported {
     pub chain_pem: String,
     /// The key, PEM. Secret.
     pub key_pem: String,
+}
+
+/// What became of what an operator has brought.
+#[derive(Debug)]
+pub struct Imported {
+    /// The site.
+    pub name: String,
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// What it is kept as; `None` when something is in the way.
+    pub number: Option<u32>,
+    /// Until when it is served.
+    pub until: Option<SystemTime>,
+}
+
+/// Why nothing was imported or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum BringError {
+    /// It cannot be for that name.
+    #[error("{0}")]
+    Name(String),
+    /// It cannot be kept.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+impl From<String> for BringError {
+    fn from(text: String) -> Self {
+        Self::Name(text)
+    }
 }
 
 impl<'c> Local<'c> {
@@ -76,15 +109,19 @@ impl<'c> Local<'c> {
                 ));
             }
         };
-        let current = || self.storage.load(Place::Live, id).map_err(|error| texts(&error));
-        let number = match number {
-            Some(number) => number,
-            None => match current()?.generation {
-                Some(generation) => generation.number,
-                None => return Err(format!("there is no certificate for {name} yet")),
-            },
+        let current = |place| {
+            let found = self.storage.load(place, id).map_err(|error| texts(&error))?;
+            Ok::<_, String>(found.generation.map(|generation| generation.number))
         };
-        let pair = self.storage.pair(Place::Live, id, number).map_err(|error| texts(&error))?;
+        let is_imported = || self.imported(&subject, id, SystemTime::now()).is_some();
+        let place = match number {
+            None if is_imported() => Place::Imported,
+            _ => Place::Live,
+        };
+        let Some(number) = number.map_or_else(|| current(place), |number| Ok(Some(number)))? else {
+            return Err(format!("there is no certificate for {name} yet"));
+        };
+        let pair = self.storage.pair(place, id, number).map_err(|error| texts(&error))?;
         Ok(Exported { name: subject.name, chain_pem: pair.chain_pem, key_pem: pair.key_pem.0 })
     }
 
@@ -128,6 +165,44 @@ impl<'c> Local<'c> {
         Ok(Told::of(&name, "restored", verdict, Some(&known()?)).reply())
     }
 
+    /// What was imported and is served at `now`, and until when.
+    fn imported(
+        &self,
+        subject: &Subject,
+        id: &CertId,
+        now: SystemTime,
+    ) -> Option<(Certificate, i64)> {
+        let found = self.storage.load(Place::Imported, id).ok()?.generation?.certificate;
+        let is_good = found.uncovered(&patterns(subject)).is_empty();
+        let until = import::hand_over(&found);
+        (is_good && until > now).then(|| (found, unix(until)))
+    }
+
+    /// What an operator brings in `files` for `name`: what was found, and whether it is kept now.
+    ///
+    /// # Errors
+    /// What to tell whoever brings it.
+    pub fn import(&self, name: &str, files: Files<'_>) -> Result<Imported, BringError> {
+        let subject = subject::find(self.config, name)?;
+        let id = managed_id(&subject)?;
+        let examined = import::examine(files, &patterns(&subject), SystemTime::now());
+        let number = match &examined.pair {
+            Some(pair) => Some(import::keep(&self.storage, &id, pair)?.number),
+            None => None,
+        };
+        let until = examined.certificate.as_ref().map(import::hand_over);
+        Ok(Imported { name: subject.name, findings: examined.findings, number, until })
+    }
+
+    /// Takes away what was imported for `name`; whether there was something.
+    ///
+    /// # Errors
+    /// What to tell whoever wants it.
+    pub fn remove_import(&self, name: &str) -> Result<bool, BringError> {
+        let id = managed_id(&subject::find(self.config, name)?)?;
+        Ok(import::remove(&self.storage, &id)?)
+    }
+
     fn account(&self) -> Result<Reply, Reply> {
         let Some(acme) = &self.config.acme else { return Err(no_authority()) };
         let kept = account::kept(&self.storage, acme).map_err(|error| unusable(&error))?;
@@ -135,7 +210,8 @@ impl<'c> Local<'c> {
     }
 
     fn case(&self, subject: Subject, now: SystemTime) -> Case {
-        let mut case = Case { subject, certificate: None, known: None, problem: None };
+        let mut case =
+            Case { subject, certificate: None, known: None, imported_until: None, problem: None };
         match &case.subject.origin {
             Origin::Acme(id) => {
                 let Some(acme) = &self.config.acme else { return case };
@@ -147,6 +223,10 @@ impl<'c> Local<'c> {
                 let found = self.storage.load(Place::Live, id).ok();
                 let generation = found.and_then(|found| found.generation);
                 case.certificate = generation.map(|generation| generation.certificate);
+                if let Some((imported, until)) = self.imported(&case.subject, id, now) {
+                    (case.certificate, case.imported_until) = (Some(imported), Some(until));
+                    case.known = None;
+                }
             }
             Origin::Files(index) => {
                 let Some(entry) = self.config.certificates.get(*index) else { return case };
@@ -158,6 +238,24 @@ impl<'c> Local<'c> {
             Origin::Local(_) => {}
         }
         case
+    }
+}
+
+fn patterns(subject: &Subject) -> Vec<HostPattern> {
+    subject.names.iter().filter_map(|name| HostPattern::parse(name).ok()).collect()
+}
+
+/// The id of one that an authority issues, which another can take the place of.
+fn managed_id(subject: &Subject) -> Result<CertId, String> {
+    match &subject.origin {
+        Origin::Acme(id) => Ok(id.clone()),
+        Origin::Files(_) => {
+            Err(format!("{} is in files: put the new ones in their place", subject.name))
+        }
+        Origin::Local(_) => Err(format!(
+            "the certificate of {} comes from the local CA: name one under `certificates:` instead",
+            subject.name
+        )),
     }
 }
 

@@ -62,7 +62,7 @@ fn count(findings: &[Finding], verdict: Verdict) -> usize {
 }
 
 /// The list for people: lines of at most 80 columns.
-fn text(findings: &[Finding]) -> String {
+pub(super) fn text(findings: &[Finding]) -> String {
     let mut names: Vec<&str> = findings.iter().filter_map(|it| it.name.as_deref()).collect();
     names.dedup();
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);

@@ -11,8 +11,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{Place, load};
-use crate::app::certs::Local;
+use crate::app::certs::{Exported, Local};
 use crate::cli::print;
+use crate::tls::pfx::{self, Encryption};
 
 /// What goes where.
 #[derive(Debug, Args)]
@@ -20,11 +21,20 @@ pub(super) struct Export {
     /// A site, or one of its hosts
     name: String,
     /// Where the chain goes, PEM
-    #[arg(long, value_name = "FILE")]
-    chain: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "key", required_unless_present = "pfx")]
+    chain: Option<PathBuf>,
     /// Where the key goes, PEM; for the owner only
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "chain")]
+    key: Option<PathBuf>,
+    /// Where both go in one PKCS#12 file, as Windows and Java take it
+    #[arg(long, value_name = "FILE", requires = "password_file", conflicts_with = "chain")]
+    pfx: Option<PathBuf>,
+    /// The first line of this file is the password of the PKCS#12 file
+    #[arg(long, value_name = "FILE", requires = "pfx")]
+    password_file: Option<PathBuf>,
+    /// Encrypt it so that Windows before 2019 can read it
+    #[arg(long, requires = "pfx")]
+    legacy: bool,
     /// An older one, by its number in `certs show`
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
@@ -39,20 +49,37 @@ pub(super) fn perform(place: &Place, wanted: &Export) -> anyhow::Result<u8> {
         Ok(loaded) => loaded,
         Err(code) => return Ok(code),
     };
-    if wanted.chain == wanted.key {
-        bail!("chain and key go to two files");
-    }
     let local = Local::open(&loaded.config)
         .with_context(|| format!("cannot use {}", loaded.config.storage.display()))?;
     let found = local.export(&wanted.name, wanted.generation).map_err(anyhow::Error::msg)?;
-    let files = [(&wanted.key, &found.key_pem), (&wanted.chain, &found.chain_pem)];
-    write_all(&files.map(|(path, text)| (path.as_path(), text.as_bytes())), wanted.force)?;
-    print(&format!(
-        "{}: chain in {}, key in {}\n",
-        found.name,
-        wanted.chain.display(),
-        wanted.key.display()
-    ))
+    match (&wanted.chain, &wanted.key, &wanted.pfx) {
+        (Some(chain), Some(key), _) if chain == key => bail!("chain and key go to two files"),
+        (Some(chain), Some(key), _) => {
+            let files = [(key, &found.key_pem), (chain, &found.chain_pem)];
+            let files = files.map(|(path, text)| (path.as_path(), text.as_bytes()));
+            write_all(&files, wanted.force)?;
+            let (chain, key) = (chain.display(), key.display());
+            print(&format!("{}: chain in {chain}, key in {key}\n", found.name))
+        }
+        (_, _, Some(path)) => {
+            let password = password(wanted.password_file.as_deref())?;
+            let encryption = if wanted.legacy { Encryption::Legacy } else { Encryption::Modern };
+            let Exported { name, chain_pem, key_pem } = &found;
+            let file = pfx::write(chain_pem, key_pem, &password, name, encryption)?;
+            write_all(&[(path, &file)], wanted.force)?;
+            print(&format!("{name}: chain and key in {}\n", path.display()))
+        }
+        _ => bail!("say where to: --chain and --key, or --pfx"),
+    }
+}
+
+/// The first line of a file; no password without one.
+pub(super) fn password(file: Option<&Path>) -> anyhow::Result<String> {
+    let Some(file) = file else { return Ok(String::new()) };
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Writes files that only their owner may read; none unless all can be.

@@ -115,6 +115,7 @@ fn because(why: &Value) -> String {
         Some("profile_changed") => "its profile has changed",
         Some("authority_changed") => "its authority has changed",
         Some("requested") => "asked for",
+        Some("import_ends") => "the imported one makes way",
         Some(other) => other,
     };
     format!(" ({words})")
