@@ -1,6 +1,6 @@
 //! What is asked about certificates, by the admin API or on the command line.
 //!
-//! Answers "which one is meant, how does it stand, and what became of what was asked?". [`CertDesk`]
+//! Answers "which one is meant, how does it stand, and what became of what was asked?". `CertDesk`
 //! answers for a running gateway, whose renewer does the work; [`Local`] answers by what lies under
 //! `storage:`, where no gateway runs. Both say the same in the same words.
 

@@ -511,7 +511,7 @@ async fn what_is_imported_is_served_until_it_is_taken_away() {
     assert_eq!(own.get("/").await.text(), NAME);
     let list = certs(directory, &["list"]).await;
     eprintln!("{list:?}");
-    list.is(0, "imported, next");
+    list.is(0, "app.example.com  imported  100 %");
     certs(directory, &["show", NAME]).await.is(0, "/imported/");
     certs(directory, &["renew", NAME]).await.is(1, "--remove");
     certs(directory, &["renew", "--all"]).await.is(0, "no authority issues");

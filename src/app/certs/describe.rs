@@ -40,6 +40,7 @@ impl Case {
         let unicode: Vec<_> =
             names.iter().map(|name| unicode_form(name).unwrap_or_else(|| name.clone())).collect();
         let source = match self.subject.origin {
+            Origin::Acme(_) if self.imported_until.is_some() => "imported",
             Origin::Acme(_) => "acme",
             Origin::Files(_) => "files",
             Origin::Local(_) => "local_ca",

@@ -58,6 +58,7 @@ fn validity_in_short(one: &Value) -> String {
 fn issuer(one: &Value) -> String {
     match one["source"].as_str() {
         Some("files") => "files".to_owned(),
+        Some("imported") => "imported".to_owned(),
         Some("local_ca") => "local CA".to_owned(),
         _ => match one["profile"].as_str() {
             Some(_) => format!("{} ({})", plain(&one["authority"]), plain(&one["profile"])),
@@ -74,7 +75,7 @@ fn about(one: &Value) -> Vec<String> {
         about.push(format!("for {}", others.join(", ")));
     }
     let state = one["state"].as_str().unwrap_or_default();
-    let is_told = matches!(state, "active" | "expired" | "missing");
+    let is_told = matches!(state, "active" | "expired" | "missing" | "imported");
     let state = (!is_told).then(|| state.to_owned());
     let next = [state, next(one)].into_iter().flatten().collect::<Vec<_>>();
     if !next.is_empty() {
