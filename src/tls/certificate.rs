@@ -183,7 +183,7 @@ fn host_pattern(name: &GeneralName<'_>) -> Option<HostPattern> {
 
 /// `time` as the clock's type, cut to the years 1970 to 9999 that every formatter can show. A
 /// date the platform's clock cannot hold becomes 1970, so nonsense reads as long expired.
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(super) fn system_time(time: ASN1Time) -> SystemTime {
     const END_OF_9999: i64 = 253_402_300_799;
     u64::try_from(time.timestamp().min(END_OF_9999))
         .ok()

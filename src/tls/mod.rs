@@ -19,6 +19,7 @@ mod contents;
 mod fixture;
 pub mod issued;
 pub mod local_ca;
+pub mod ocsp;
 pub mod on_demand;
 pub mod pem;
 pub mod pfx;
