@@ -130,7 +130,7 @@ fn choose(hello: &ClientHello<'_>, local: Option<IpAddr>, store: &CertStore) -> 
 /// the store is replaced in between. The copy is a few reference counts and the ALPN names.
 fn pin(config: &Arc<ServerConfig>, entry: &Entry) -> Arc<ServerConfig> {
     let mut pinned = ServerConfig::clone(config);
-    pinned.cert_resolver = Arc::new(Pinned(Arc::clone(&entry.certificate().key)));
+    pinned.cert_resolver = Arc::new(Pinned(entry.key()));
     Arc::new(pinned)
 }
 

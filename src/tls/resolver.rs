@@ -19,7 +19,7 @@ pub(super) struct ByName(pub(super) Arc<CertStore>);
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let entry = self.0.resolve(hello.server_name(), None)?;
-        Some(Arc::clone(&entry.certificate().key))
+        Some(entry.key())
     }
 }
 

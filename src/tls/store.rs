@@ -4,17 +4,21 @@
 //! handshake sees the old set or the new one and never a mixture. A look-up hashes the name once
 //! or twice however many sites there are, and allocates nothing.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::sign::CertifiedKey;
+use tokio::sync::Notify;
 
 use crate::net::{Host, HostPattern, HostRef};
-use crate::tls::certificate::Certificate;
+use crate::tls::certificate::{Certificate, Fingerprint};
 use crate::tls::challenge::Challenges;
+use crate::tls::ocsp::Staple;
 use crate::tls::on_demand::OnDemand;
 
 /// The certificates in service, and those that answer a certificate authority's challenges.
@@ -22,6 +26,10 @@ use crate::tls::on_demand::OnDemand;
 pub struct CertStore {
     table: ArcSwap<Table>,
     challenges: Arc<Challenges>,
+    /// What is known of certificates' revocation, of those in the table and those of the next. Held
+    /// while the table is replaced, so that no entry misses its own.
+    staples: Mutex<HashMap<Fingerprint, Arc<Staple>>>,
+    replaced: Notify,
 }
 
 /// A certificate and the names it is served for.
@@ -29,6 +37,13 @@ pub struct Entry {
     id: Arc<str>,
     patterns: Vec<HostPattern>,
     certificate: Certificate,
+    stapled: ArcSwapOption<Stapled>,
+}
+
+/// A certificate's key and chain with what its issuer says about it.
+struct Stapled {
+    staple: Arc<Staple>,
+    key: Arc<CertifiedKey>,
 }
 
 /// Entries filed by name, ready for look-ups.
@@ -56,7 +71,12 @@ impl CertStore {
     /// A store that serves `table`.
     #[must_use]
     pub fn new(table: Table) -> Self {
-        Self { table: ArcSwap::from_pointee(table), challenges: Arc::default() }
+        Self {
+            table: ArcSwap::from_pointee(table),
+            challenges: Arc::default(),
+            staples: Mutex::default(),
+            replaced: Notify::new(),
+        }
     }
 
     /// The challenges that are answered before anything else, whatever the table is.
@@ -65,9 +85,61 @@ impl CertStore {
         &self.challenges
     }
 
-    /// Serves `table` from the next handshake on.
+    /// Serves `table` from the next handshake on, with the staples that are known.
     pub fn replace(&self, table: Table) {
+        self.replace_with(table, &[]);
+    }
+
+    /// The same with `found` beside what is known, where that is newer.
+    pub fn replace_with(&self, table: Table, found: &[(Fingerprint, Arc<Staple>)]) {
+        let mut staples = self.staples.lock().unwrap_or_else(PoisonError::into_inner);
+        for (fingerprint, staple) in found {
+            let known = staples.entry(*fingerprint).or_insert_with(|| Arc::clone(staple));
+            if known.this_update < staple.this_update {
+                *known = Arc::clone(staple);
+            }
+        }
+        for entry in table.entries() {
+            if let Some(staple) = staples.get(&entry.certificate.leaf.fingerprint) {
+                entry.staple_with(staple);
+            }
+        }
         self.table.store(Arc::new(table));
+        self.replaced.notify_one();
+    }
+
+    /// Waits until the table is replaced, or returns at once if it was since the last time. For one
+    /// task only.
+    pub async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+
+    /// Serves the certificate with this fingerprint with `staple` from the next handshake on, as long
+    /// as it counts; or without any, where the staple says that it is revoked.
+    pub fn staple(&self, fingerprint: Fingerprint, staple: &Arc<Staple>) {
+        let mut staples = self.staples.lock().unwrap_or_else(PoisonError::into_inner);
+        staples.insert(fingerprint, Arc::clone(staple));
+        for entry in self.entries() {
+            if entry.certificate.leaf.fingerprint == fingerprint {
+                entry.staple_with(staple);
+            }
+        }
+    }
+
+    /// What is known of the revocation of the certificate with this fingerprint.
+    #[must_use]
+    pub fn known_staple(&self, fingerprint: Fingerprint) -> Option<Arc<Staple>> {
+        let staples = self.staples.lock().unwrap_or_else(PoisonError::into_inner);
+        staples.get(&fingerprint).cloned()
+    }
+
+    /// Forgets staples of certificates that are not in the table.
+    pub fn forget_staples(&self) {
+        let mut staples = self.staples.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries();
+        let present: HashSet<_> =
+            entries.iter().map(|entry| entry.certificate.leaf.fingerprint).collect();
+        staples.retain(|fingerprint, _| present.contains(fingerprint));
     }
 
     /// The entry for a client that asks for `name`; for one that does not ask (it connected to an
@@ -105,16 +177,7 @@ impl CertStore {
     /// Every entry once, by its id; certificates made on demand are not among them.
     #[must_use]
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        let table = self.table.load();
-        let named = table.names.values().chain(table.wildcards.values());
-        let mut entries: Vec<Arc<Entry>> =
-            named.chain(table.addresses.values()).map(Arc::clone).collect();
-        if let Rest::Entry(entry) = &table.rest {
-            entries.push(Arc::clone(entry));
-        }
-        entries.sort_by(|one, other| one.id.cmp(&other.id));
-        entries.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        entries
+        self.table.load().entries()
     }
 }
 
@@ -127,7 +190,7 @@ impl Entry {
         patterns: Vec<HostPattern>,
         certificate: Certificate,
     ) -> Self {
-        Self { id: id.into(), patterns, certificate }
+        Self { id: id.into(), patterns, certificate, stapled: ArcSwapOption::empty() }
     }
 
     /// What names it across reloads.
@@ -146,6 +209,34 @@ impl Entry {
     #[must_use]
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// What a handshake is served with: the certificate's chain and key, and a staple where there is
+    /// one that counts.
+    #[must_use]
+    pub fn key(&self) -> Arc<CertifiedKey> {
+        match &*self.stapled.load() {
+            Some(it) if it.staple.is_servable(SystemTime::now()) => Arc::clone(&it.key),
+            _ => Arc::clone(&self.certificate.key),
+        }
+    }
+
+    /// What its issuer has said about it last; it may be over.
+    #[must_use]
+    pub fn staple(&self) -> Option<Arc<Staple>> {
+        self.stapled.load().as_ref().map(|it| Arc::clone(&it.staple))
+    }
+
+    fn staple_with(&self, staple: &Arc<Staple>) {
+        if self.stapled.load().as_ref().is_some_and(|it| Arc::ptr_eq(&it.staple, staple)) {
+            return;
+        }
+        let key = CertifiedKey {
+            ocsp: Some(staple.der.clone()),
+            ..CertifiedKey::clone(&self.certificate.key)
+        };
+        let stapled = Stapled { staple: Arc::clone(staple), key: Arc::new(key) };
+        self.stapled.store(Some(Arc::new(stapled)));
     }
 
     /// Whether one of its patterns is good for `host`, whoever else may be better.
@@ -189,6 +280,19 @@ impl Table {
     pub fn barring(mut self, patterns: impl IntoIterator<Item = HostPattern>) -> Self {
         self.barred.extend(patterns);
         self
+    }
+
+    /// Every entry once, by its id.
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        let named = self.names.values().chain(self.wildcards.values());
+        let mut entries: Vec<Arc<Entry>> =
+            named.chain(self.addresses.values()).map(Arc::clone).collect();
+        if let Rest::Entry(entry) = &self.rest {
+            entries.push(Arc::clone(entry));
+        }
+        entries.sort_by(|one, other| one.id.cmp(&other.id));
+        entries.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        entries
     }
 
     fn bars(&self, name: &str) -> bool {
@@ -258,9 +362,12 @@ fn insert_new<K>(slot: Slot<'_, K, Arc<Entry>>, entry: &Arc<Entry>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::tls::fixture::{Ca, entry, store};
     use crate::tls::local_ca::LocalCa;
+    use crate::tls::ocsp::Status;
 
     fn id(entry: Option<Arc<Entry>>) -> Option<String> {
         entry.map(|entry| entry.id().to_string())
@@ -326,9 +433,43 @@ mod tests {
     }
 
     #[test]
+    fn a_staple_follows_its_certificate_through_tables_until_it_ends() {
+        let ca = Ca::new("test");
+        let (own, other) = (entry(&ca, &["a.test"]), entry(&ca, &["b.test"]));
+        let fingerprint = own.certificate().leaf.fingerprint;
+        let store = store([Arc::clone(&own), Arc::clone(&other)]);
+        let said = |name| store.resolve(Some(name), None).unwrap().key().ocsp.clone();
+        let now = SystemTime::now();
+        let staple = |der: u8, status, from: u64, until: u64| {
+            let at = |seconds| now - Duration::from_secs(100) + Duration::from_secs(seconds);
+            Arc::new(Staple { der: vec![der], status, this_update: at(from), until: at(until) })
+        };
+        store.staple(fingerprint, &staple(1, Status::Good, 10, 1000));
+        assert_eq!((said("a.test"), said("b.test")), (Some(vec![1]), None));
+
+        // The same certificate in another entry, as after a reload.
+        let again = Entry::new("a.test", own.patterns().to_vec(), own.certificate().clone());
+        let older = (fingerprint, staple(2, Status::Good, 9, 1000));
+        store.replace_with(Table::new([Arc::new(again), other]), &[older]);
+        assert_eq!(said("a.test"), Some(vec![1]), "what is newer stays");
+        assert_eq!(own.certificate().key.ocsp, None, "the certificate is as it was");
+
+        store.staple(fingerprint, &staple(3, Status::Good, 11, 99));
+        assert_eq!(said("a.test"), None, "it has ended");
+        store.staple(fingerprint, &staple(4, Status::Revoked, 12, 1000));
+        assert_eq!(said("a.test"), None, "it is not good");
+        let entry = store.resolve(Some("a.test"), None).unwrap();
+        assert_eq!(entry.staple().unwrap().status, Status::Revoked);
+
+        store.replace(Table::default());
+        store.forget_staples();
+        assert_eq!(store.known_staple(fingerprint), None);
+    }
+
+    #[test]
     fn on_demand_answers_for_the_rest_only() {
         let dir = tempfile::tempdir().unwrap();
-        let ca = LocalCa::open_or_create(dir.path(), std::time::SystemTime::now()).unwrap();
+        let ca = LocalCa::open_or_create(dir.path(), SystemTime::now()).unwrap();
         let ca = Arc::new(ca);
         let maker = Arc::new(OnDemand::new("rest", Arc::clone(&ca)).unwrap());
         let fixed = entry(&Ca::new("test"), &["a.test"]);
