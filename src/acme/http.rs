@@ -22,6 +22,7 @@ use http::{HeaderValue, Request, Response, Uri, header};
 
 use crate::tls::{ClientConfig, ConnectError};
 use connection::Connection;
+pub(crate) use connection::dial;
 
 /// Sends requests to a certificate authority.
 ///

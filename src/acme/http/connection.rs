@@ -157,7 +157,7 @@ async fn take_back(request: Request<Full<Bytes>>) -> Option<Request<Bytes>> {
 
 /// Connects to the first of `addresses` that lets us, a quarter of a second apart, so that a family
 /// that leads nowhere costs no more than that (RFC 8305 §5).
-async fn dial(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+pub(crate) async fn dial(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     const HEAD_START: Duration = Duration::from_millis(250);
     let mut attempts: FuturesUnordered<_> = (0_u32..)
         .zip(addresses)

@@ -12,6 +12,7 @@ mod job;
 mod lasting;
 mod managed;
 mod poll;
+mod revocations;
 mod source;
 mod standing;
 
@@ -33,6 +34,7 @@ pub use self::command::{
 use self::job::{Done, Job};
 pub use self::lasting::{Lasting, LastingError, Look};
 use self::managed::{Change, Managed, read_all};
+pub use self::revocations::Revocations;
 pub use self::source::{Assignment, Source, Wanted};
 pub use self::standing::{Standing, Standings};
 use super::backoff::{Draft, Limits, Pace, Start};
@@ -69,6 +71,7 @@ pub struct Renewer {
     questions: usize,
     jobs: JoinSet<Finished>,
     standings: Standings,
+    revocations: Arc<Revocations>,
     /// That of the present assignment.
     clock: Clock,
     /// How far the authority's clock was ahead when that was said last.
@@ -116,11 +119,19 @@ impl Renewer {
             questions: 0,
             jobs: JoinSet::new(),
             standings,
+            revocations: Arc::default(),
             clock: Clock::default(),
             told_ahead: 0,
             commands,
             requests: Requests::default(),
         }
+    }
+
+    /// Replaces certificates that `revocations` is told of.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Arc<Revocations>) -> Self {
+        self.revocations = revocations;
+        self
     }
 
     /// Keeps certificates until `stop`. An order that is cut off then goes on after the next start.
@@ -161,6 +172,7 @@ impl Renewer {
                     }
                 }
                 Some(command) = self.commands.recv() => self.hear(command),
+                () = self.revocations.told() => {}
                 () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
             }
         }
@@ -241,6 +253,9 @@ impl Renewer {
             match &managed.life {
                 Some(life) if life.is_expired(now) => managed.record.expired(now),
                 _ => managed.record.lives(now),
+            }
+            if let Some(life) = managed.life.as_ref().filter(|life| self.revocations.has(life)) {
+                managed.record.revoked(life.tag(), now);
             }
             let record = &managed.record;
             let set = record.set();
