@@ -13,6 +13,7 @@ mod imported;
 mod lasting;
 mod many;
 mod orders;
+mod revoked;
 mod scene;
 mod second;
 mod survival;

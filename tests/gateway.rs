@@ -40,6 +40,8 @@ mod routing;
 #[cfg(target_os = "linux")]
 mod service;
 #[cfg(test)]
+mod stapling;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tls;

@@ -117,6 +117,7 @@ fn order(order: &OrderStatus) -> Value {
 fn certificate(entry: &Entry, now: SystemTime) -> Value {
     let leaf = &entry.certificate().leaf;
     let names: Vec<String> = leaf.names.iter().map(ToString::to_string).collect();
+    let ocsp = entry.staple().filter(|it| now < it.until).map(|it| it.status.as_str());
     json!({
         "name": &**entry.id(),
         "hosts": names,
@@ -124,6 +125,7 @@ fn certificate(entry: &Entry, now: SystemTime) -> Value {
         "not_after": timestamp(leaf.not_after),
         "days_left": days_left(leaf.not_after, now),
         "issuer": leaf.issuer,
+        "ocsp": ocsp,
     })
 }
 

@@ -2,14 +2,18 @@
 
 mod managed;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::stapling::Stock;
 use crate::acme::http::Client;
-use crate::acme::renewer::{Assignment, Command, Renewer, Source, Standing, Standings};
+use crate::acme::renewer::{
+    Assignment, Command, Renewer, Revocations, Source, Standing, Standings,
+};
 use crate::acme::session::Authority;
 use crate::acme::storage::{CertId, Storage, StoreError};
 use crate::acme::time::Clock;
@@ -72,6 +76,10 @@ pub(super) struct Sources {
     on_demand: Option<Arc<OnDemand>>,
     /// Whether the CA stands in for authorities that have not issued yet.
     stands_in: bool,
+    /// What is known of the revocation of those that are served.
+    pub(super) stock: Stock,
+    /// Where it is kept.
+    storage: PathBuf,
 }
 
 /// The certificates in service, and where they come from.
@@ -81,6 +89,8 @@ pub(super) struct Certificates {
     pub(super) tickets: Tickets,
     /// How those that an authority issues stand.
     pub(super) standings: Standings,
+    /// Those that are known to be revoked.
+    pub(super) revocations: Arc<Revocations>,
     /// What the renewer is to keep.
     assignments: watch::Sender<Option<Arc<Assignment>>>,
     /// Replaced whole; whoever has made a table from it checks that it is still the same.
@@ -111,8 +121,11 @@ pub(super) fn load(
         None
     };
     let operators = operators(config, now)?;
-    let mut sources = Sources { operators, ca, internal, managed, stands_in, ..Sources::default() };
+    let storage = config.storage.clone();
+    let mut sources =
+        Sources { operators, ca, internal, managed, stands_in, storage, ..Sources::default() };
     sources.gather(now)?;
+    sources.stock = Stock::find(&config.storage, &sources.entries, now);
     Ok((sources, assignment))
 }
 
@@ -267,7 +280,14 @@ impl Certificates {
     pub(super) fn new(tickets: Tickets) -> Self {
         let store = Arc::new(CertStore::new(Table::default()));
         let (standings, assignments) = (Standings::default(), watch::Sender::default());
-        Self { store, tickets, standings, assignments, sources: Mutex::default() }
+        Self {
+            store,
+            tickets,
+            standings,
+            revocations: Arc::default(),
+            assignments,
+            sources: Mutex::default(),
+        }
     }
 
     /// Serves what `sources` has, from the next handshake on, and has the renewer keep what
@@ -275,7 +295,8 @@ impl Certificates {
     pub(super) fn replace(&self, mut sources: Sources, assignment: Option<Arc<Assignment>>) {
         let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         sources.take_newer(&current, SystemTime::now());
-        self.store.replace(sources.table());
+        let stock = std::mem::take(&mut sources.stock);
+        self.store.replace_with(sources.table(), &stock.staples);
         *current = Arc::new(sources);
         self.assignments.send_replace(assignment);
     }
@@ -306,6 +327,12 @@ impl Certificates {
         let challenges = Arc::clone(self.store.challenges());
         let (assignments, standings) = (self.assignments.subscribe(), Arc::clone(&self.standings));
         Renewer::new(challenges, Arc::new(install), assignments, standings, commands)
+            .with_revocations(Arc::clone(&self.revocations))
+    }
+
+    /// `storage:` of the configuration in force.
+    pub(super) fn storage(&self) -> PathBuf {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).storage.clone()
     }
 
     /// Serves a certificate that was obtained.

@@ -14,6 +14,7 @@ mod prepare;
 mod reload;
 mod running;
 pub mod signal;
+mod stapling;
 pub mod state;
 mod supervise;
 mod watch;
@@ -209,7 +210,8 @@ async fn start(
         let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
         prepare(&loaded, inputs, &basis, Inherited::new(inherited))
     });
-    let first = first.await.map_err(|_| StartError::Panicked)??;
+    let mut first = first.await.map_err(|_| StartError::Panicked)??;
+    stapling::ask_first(&mut first.sources, &certificates.store, &metrics).await;
     let launch = (file, log, access_file, control, last);
     let (commands, receiver) = Commands::channel();
     let mut running = Running::new(&first, (certificates, commands), metrics, stage, launch);
@@ -220,6 +222,9 @@ async fn start(
     let hand_over =
         certificates::hand_over(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("imported certificates", hand_over);
+    let (kept, counted) = (Arc::clone(&running.certificates), Arc::clone(&running.shared.metrics));
+    let staple = stapling::keep(kept, counted, running.background.stop_token());
+    running.background.spawn("stapling", staple);
     let renew = running.certificates.renewer(receiver).keep(running.background.stop_token());
     running.background.spawn("acme", renew);
     Ok((running, requests))

@@ -5,11 +5,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use super::StartError;
 use super::inputs::Inputs;
 use super::prepare::{Basis, Prepared, prepare};
 use super::running::Running;
-use super::supervise;
+use super::{StartError, stapling, supervise};
 use crate::admin::control::{Attempted, Outcome, Reload};
 use crate::config::{self, Config, Diagnostics, LoadError};
 use crate::listen::Inherited;
@@ -101,7 +100,9 @@ impl Running {
             Err(_) => panicked(),
         };
         match renewed {
-            Ok(Renewed { prepared, warnings }) => {
+            Ok(Renewed { mut prepared, warnings }) => {
+                let (store, metrics) = (&self.certificates.store, &self.shared.metrics);
+                stapling::ask_first(&mut prepared.sources, store, metrics).await;
                 let mut warnings = warnings.to_string();
                 for kept in self.apply(prepared) {
                     tracing::warn!(setting = kept, "needs a restart to change");

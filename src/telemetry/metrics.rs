@@ -17,6 +17,7 @@ mod histogram;
 mod process;
 mod registry;
 mod render;
+mod stapling;
 mod text;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use self::family::{ALL, Family, Kind};
 pub use self::histogram::Histogram;
 use self::registry::Registry;
 pub use self::render::{EndpointReading, FilterReading, Readings};
+pub use self::stapling::{Said, StaplingMetrics};
 pub use self::text::CONTENT_TYPE;
 
 /// What the process counts.
@@ -36,6 +38,8 @@ pub struct Metrics {
     pools: Registry<String, PoolMetrics>,
     servers: Registry<(String, String), ServerMetrics>,
     listeners: Registry<String, ListenerMetrics>,
+    /// Of OCSP stapling.
+    pub stapling: StaplingMetrics,
     /// The words for failures, in the order of their numbers.
     errors: Vec<&'static str>,
     refused: Vec<AtomicU64>,
@@ -169,6 +173,7 @@ impl Metrics {
             pools: Registry::default(),
             servers: Registry::default(),
             listeners: Registry::default(),
+            stapling: StaplingMetrics::default(),
             refused: zeros(),
             failed: zeros(),
             errors,

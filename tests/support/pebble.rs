@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) needs_external: bool,
     /// The DNS server that it asks, where that is not its own.
     pub(crate) dns: Option<SocketAddr>,
+    /// The URL of the responder that certificates name; empty for none.
+    pub(crate) responder: String,
 }
 
 /// A running pebble. Each has a DNS server of its own, in which every name is 127.0.0.1.
@@ -222,6 +224,15 @@ impl Pebble {
         reply.json()["Status"].as_str().unwrap().to_owned()
     }
 
+    /// The key that it signs certificates with, as PEM.
+    pub(crate) async fn issuer_key(&self) -> String {
+        let client =
+            Client::new(self.management).tls(&self.ca()).host(&self.management.to_string());
+        let key = client.send("GET", "/intermediate-keys/0", "User-Agent: test\r\n", b"").await;
+        assert_eq!(key.status, 200);
+        key.text()
+    }
+
     /// Has it say this about when to renew `certificate`, which is PEM.
     pub(crate) async fn set_renewal_info(&self, certificate: &str, start: &str, end: &str) {
         let window = json!({ "suggestedWindow": { "start": start, "end": end } });
@@ -299,13 +310,15 @@ fn pebble(
     let mut config = json!({
         "listenAddress": address.to_string(), "managementListenAddress": management.to_string(),
         "certificate": directory.join("server.pem"), "privateKey": directory.join("server.key"),
-        "httpPort": plain.port(), "tlsPort": secure.port(), "ocspResponderURL": "",
+        "httpPort": plain.port(), "tlsPort": secure.port(), "ocspResponderURL": settings.responder,
         "domainBlocklist": ["blocked.example.test"],
         "externalAccountBindingRequired": settings.needs_external,
         "externalAccountMACKeys": { "kid-1": EXTERNAL_KEY },
     });
     if is_new {
-        config["keyAlgorithm"] = "ecdsa".into();
+        // It hands out no other keys than those for RSA.
+        let is_asked_for = !settings.responder.is_empty();
+        config["keyAlgorithm"] = if is_asked_for { "rsa" } else { "ecdsa" }.into();
         config["caaIdentities"] = json!(["pebble.example"]);
         config["profiles"] = json!({
             "classic": { "description": "90 days", "validityPeriod": 7_776_000 },

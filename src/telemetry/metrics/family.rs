@@ -91,6 +91,10 @@ families! {
         "TLS handshakes that failed, by reason";
     NOT_AFTER: Gauge "wardgate_certificate_not_after_timestamp_seconds" ["certificate"]
         "End of a served certificate's validity, in seconds since 1970";
+    OCSP_RESPONSES: Counter "wardgate_ocsp_responses_total" ["result"]
+        "Questions to the OCSP responders of certificates, by what came of them";
+    STAPLED: Gauge "wardgate_ocsp_stapled_certificates" []
+        "Certificates that are served with an OCSP response";
     GENERATION: Gauge "wardgate_config_generation" []
         "Number of the configuration in force, from 1";
     RELOAD_SUCCESS: Gauge "wardgate_config_last_reload_success" []

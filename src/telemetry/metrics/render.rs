@@ -77,6 +77,7 @@ impl Metrics {
         for (id, not_after) in &readings.certificates {
             text.sample(&family::NOT_AFTER, &[id], seconds(*not_after));
         }
+        self.write_stapling(&mut text);
         self.write_process(&mut text, readings);
         text.finish()
     }
@@ -197,7 +198,7 @@ fn write_endpoints(text: &mut Text, endpoints: &[EndpointReading]) {
 }
 
 /// A sample for each word, which is the value of the last label.
-fn write_words(
+pub(super) fn write_words(
     text: &mut Text,
     family: &'static Family,
     values: &[&str],
@@ -209,6 +210,6 @@ fn write_words(
     }
 }
 
-fn read(counter: &AtomicU64) -> u64 {
+pub(super) fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
