@@ -17,7 +17,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
 
-use crate::support::{Client, Gateway, Origin, Program, closed, field, run, within};
+use crate::support::{Answer, Client, Gateway, Origin, Program, closed, field, run, within};
 
 /// As `index.txt` has them.
 const TIME: &[BorrowedFormatItem<'static>] =
@@ -95,10 +95,23 @@ impl Authority {
 
     /// Writes a certificate for `a.test` to `directory`, which the responder does not know yet.
     fn certify(&self, directory: &Path, serial: u8, must_staple: bool) {
+        let ca = fs::read_to_string(self.path("ca.pem")).unwrap();
+        self.certify_with(directory, serial, must_staple, &[], &ca);
+    }
+
+    /// The same with addresses of the issuer's certificate, and `rest` after the leaf.
+    fn certify_with(
+        &self,
+        directory: &Path,
+        serial: u8,
+        must_staple: bool,
+        issuers: &[String],
+        rest: &str,
+    ) {
         let (leaf, key) = self.issue(|params| {
             params.serial_number = Some(SerialNumber::from_slice(&[serial]));
             let url = format!("http://{}/", self.address);
-            params.custom_extensions.push(access(&url));
+            params.custom_extensions.push(access(&url, issuers));
             if must_staple {
                 let feature = CustomExtension::from_oid_content(
                     &[1, 3, 6, 1, 5, 5, 7, 1, 24],
@@ -107,8 +120,7 @@ impl Authority {
                 params.custom_extensions.push(feature);
             }
         });
-        let ca = fs::read_to_string(self.path("ca.pem")).unwrap();
-        fs::write(directory.join("chain.new"), leaf + &ca).unwrap();
+        fs::write(directory.join("chain.new"), leaf + rest).unwrap();
         fs::write(directory.join("key.pem"), key).unwrap();
         fs::rename(directory.join("chain.new"), directory.join("chain.pem")).unwrap();
     }
@@ -134,16 +146,20 @@ fn accepts(line: &Value) -> Option<u16> {
     address.rsplit(':').next()?.parse().ok()
 }
 
-/// The extension that names `url` as the responder.
-fn access(url: &str) -> CustomExtension {
+/// The extension that names `responder`, and `issuers` as where the issuer's certificate is.
+fn access(responder: &str, issuers: &[String]) -> CustomExtension {
     let tlv = |tag, content: &[u8]| {
         let length = u8::try_from(content.len()).unwrap();
         assert!(length < 128);
         [&[tag, length], content].concat()
     };
-    let method: &[u8] = &[6, 8, 0x2b, 6, 1, 5, 5, 7, 48, 1];
-    let description = tlv(0x30, &[method, &tlv(0x86, url.as_bytes())].concat());
-    CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], tlv(0x30, &description))
+    let describe = |number: u8, url: &str| {
+        let method: &[u8] = &[6, 8, 0x2b, 6, 1, 5, 5, 7, 48, number];
+        tlv(0x30, &[method, &tlv(0x86, url.as_bytes())].concat())
+    };
+    let issuers = issuers.iter().flat_map(|url| describe(2, url));
+    let all: Vec<u8> = describe(1, responder).into_iter().chain(issuers).collect();
+    CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], tlv(0x30, &all))
 }
 
 const YAML: &str = "
@@ -246,6 +262,32 @@ fn kept_in(gateway: &Gateway) -> std::path::PathBuf {
     let kept = fs::read_dir(gateway.directory().join("storage/ocsp")).unwrap();
     let mut kept = kept.map(|entry| entry.unwrap().path());
     kept.find(|path| path.extension().is_some_and(|it| it == "der")).expect("a response")
+}
+
+#[tokio::test]
+async fn an_issuer_that_the_chain_lacks_is_had_from_where_the_certificate_says() {
+    let mut authority = Authority::start().await;
+    let ca = authority.path("ca.pem");
+    let pem = fs::read_to_string(&ca).unwrap();
+    let publisher = Origin::answering(move |request| match request.target.as_str() {
+        "/ca.crt" => Answer::text(200, &pem),
+        _ => Answer::text(404, "not here"),
+    })
+    .await;
+    let directory = TempDir::new().unwrap();
+    let issuers = ["/", "/ca.crt"].map(|path| publisher.url() + path);
+    authority.certify_with(directory.path(), 1, false, &issuers, "");
+    authority.know(1, false);
+    let mut gateway = Gateway::start_in(directory, YAML).await;
+    gateway.wait_log(says(STAPLED)).await;
+    assert!(is_good(&shown(&gateway, &ca).await));
+
+    authority.hang_up().await;
+    drop(publisher);
+    gateway.drain();
+    assert!(gateway.exit_status().await.success());
+    let gateway = gateway.again(YAML).await;
+    assert!(is_good(&shown(&gateway, &ca).await), "all of it is kept");
 }
 
 #[tokio::test]

@@ -10,12 +10,16 @@ mod question;
 mod response;
 mod signature;
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::OID_PKIX_ACCESS_DESCRIPTOR_OCSP;
+use x509_parser::oid_registry::{
+    OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS, OID_PKIX_ACCESS_DESCRIPTOR_OCSP,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use self::question::{QuestionError, get_url};
@@ -28,6 +32,8 @@ use super::certificate::{Certificate, Fingerprint};
 pub struct Revocation {
     /// Where to ask, in the order of preference; URLs of http and https (RFC 5280 §4.2.2.1).
     pub responders: Vec<String>,
+    /// Where the issuer's certificate is, likewise.
+    pub issuers: Vec<String>,
     /// Clients that know of it refuse the certificate without a staple ("must-staple", RFC 7633).
     pub must_staple: bool,
 }
@@ -39,7 +45,10 @@ pub struct Subject {
     pub revocation: Revocation,
     fingerprint: Fingerprint,
     serial: Box<[u8]>,
-    issuer: CertificateDer<'static>,
+    leaf: CertificateDer<'static>,
+    /// Filled in later, where the chain lacks it.
+    issuer: OnceLock<CertificateDer<'static>>,
+    is_issuer_in_chain: bool,
 }
 
 /// A verified answer about one certificate.
@@ -64,11 +73,16 @@ pub enum Status {
     Revoked,
 }
 
-/// The certificate names a responder, and its chain lacks who issued it. Only with the issuer can it
-/// be asked for and the answer be verified.
+/// The certificate names a responder, its chain lacks who issued it, and it does not say where that is
+/// to be had. Only with the issuer can it be asked about and the answer be verified.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the certificate's issuer is not in its chain: add its certificate to the chain's file")]
 pub struct NoIssuer;
+
+/// What was had as the issuer's certificate is something else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("what is there is no certificate of the issuer")]
+pub struct WrongIssuer;
 
 /// The TLS feature `status_request` in the extension of RFC 7633 §4.1.
 const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
@@ -89,13 +103,16 @@ impl Revocation {
         for extension in leaf.iter_extensions() {
             match extension.parsed_extension() {
                 ParsedExtension::AuthorityInfoAccess(access) => {
-                    let responders = access
-                        .iter()
-                        .filter(|it| it.access_method == OID_PKIX_ACCESS_DESCRIPTOR_OCSP);
-                    found.responders.extend(responders.filter_map(|it| match it.access_location {
-                        GeneralName::URI(url) if is_http(url) => Some(url.to_owned()),
-                        _ => None,
-                    }));
+                    let urls = |method: Oid<'static>| {
+                        access.iter().filter_map(move |it| match it.access_location {
+                            GeneralName::URI(url) if it.access_method == method && is_http(url) => {
+                                Some(url.to_owned())
+                            }
+                            _ => None,
+                        })
+                    };
+                    found.responders.extend(urls(OID_PKIX_ACCESS_DESCRIPTOR_OCSP));
+                    found.issuers.extend(urls(OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS));
                 }
                 _ if extension.oid == TLS_FEATURE => {
                     found.must_staple = der::integers(extension.value).contains(&STATUS_REQUEST);
@@ -119,15 +136,55 @@ impl Subject {
     /// What can be asked about `certificate`; `None` when it names nobody to ask.
     ///
     /// # Errors
-    /// [`NoIssuer`] when its chain does not hold who issued it.
+    /// [`NoIssuer`] when neither its chain nor an address in it leads to who issued it.
     pub fn of(certificate: &Certificate) -> Result<Option<Self>, NoIssuer> {
         let revocation = Revocation::of(certificate);
         if revocation.responders.is_empty() {
             return Ok(None);
         }
-        let issuer = issuer(certificate).ok_or(NoIssuer)?;
-        let (fingerprint, serial) = (certificate.leaf.fingerprint, certificate.leaf.serial.clone());
-        Ok(Some(Self { revocation, fingerprint, serial, issuer }))
+        let Some((leaf, rest)) = certificate.key.cert.split_first() else { return Ok(None) };
+        let issuer = rest.iter().find(|one| has_issued(one, leaf)).cloned();
+        let is_issuer_in_chain = issuer.is_some();
+        if !is_issuer_in_chain && revocation.issuers.is_empty() {
+            return Err(NoIssuer);
+        }
+        Ok(Some(Self {
+            revocation,
+            fingerprint: certificate.leaf.fingerprint,
+            serial: certificate.leaf.serial.clone(),
+            leaf: leaf.clone(),
+            issuer: issuer.map(OnceLock::from).unwrap_or_default(),
+            is_issuer_in_chain,
+        }))
+    }
+
+    /// Whether the issuer's certificate is still to be found.
+    #[must_use]
+    pub fn needs_issuer(&self) -> bool {
+        self.issuer.get().is_none()
+    }
+
+    /// The issuer's certificate, where the chain lacks it and it was found.
+    #[must_use]
+    pub fn found_issuer(&self) -> Option<&[u8]> {
+        self.issuer.get().filter(|_| !self.is_issuer_in_chain).map(AsRef::as_ref)
+    }
+
+    /// Takes the issuer's certificate in, DER or PEM.
+    ///
+    /// # Errors
+    /// [`WrongIssuer`] when it has not issued this one.
+    pub fn take_issuer(&self, bytes: &[u8]) -> Result<(), WrongIssuer> {
+        let der = match CertificateDer::from_pem_slice(bytes) {
+            Ok(der) => der,
+            Err(_) => CertificateDer::from(bytes.to_owned()),
+        };
+        if !has_issued(&der, &self.leaf) {
+            return Err(WrongIssuer);
+        }
+        // Whoever was faster has found the same key.
+        let _ = self.issuer.set(der);
+        Ok(())
     }
 
     /// The certificate's own.
@@ -137,17 +194,12 @@ impl Subject {
     }
 }
 
-/// Who issued the leaf, if the chain says.
-fn issuer(certificate: &Certificate) -> Option<CertificateDer<'static>> {
-    let (first, rest) = certificate.key.cert.split_first()?;
-    let (_, leaf) = X509Certificate::from_der(first).ok()?;
-    let has_issued = |der: &&CertificateDer<'static>| {
-        X509Certificate::from_der(der).is_ok_and(|(_, issuer)| {
-            issuer.subject().as_raw() == leaf.issuer().as_raw()
-                && is_signed(first, issuer.public_key())
-        })
+fn has_issued(issuer: &CertificateDer<'_>, leaf: &CertificateDer<'_>) -> bool {
+    let parse = |der| X509Certificate::from_der(der).ok().map(|(_, parsed)| parsed);
+    let (Some(by), Some(one)) = (parse(issuer.as_ref()), parse(leaf.as_ref())) else {
+        return false;
     };
-    rest.iter().find(has_issued).cloned()
+    by.subject().as_raw() == one.issuer().as_raw() && is_signed(leaf, by.public_key())
 }
 
 impl Staple {

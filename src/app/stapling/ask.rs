@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use http::Method;
+
 use super::fetch::{Client, FetchError, ways};
 use super::shelf::Shelf;
 use crate::tls::ocsp::{QuestionError, ResponseError, Staple, Subject};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// One certificate that is to be asked about.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(super) enum AskError {
     Fetch(#[from] FetchError),
     #[error("the answer of {responder} cannot be served")]
     Response { responder: String, source: ResponseError },
+    #[error("the certificate's issuer is not in its chain, and cannot be had from {url}")]
+    Issuer { url: String, source: Cause },
     #[error("it panicked")]
     Panicked,
 }
@@ -44,6 +51,9 @@ impl Job {
     pub(super) async fn run(self) -> Result<Found, AskError> {
         if let Some(staple) = self.look().await? {
             return Ok(Found { staple: Arc::new(staple), is_asked: false, unsaved: None });
+        }
+        if self.subject.needs_issuer() {
+            self.find_issuer().await?;
         }
         let staple = Arc::new(self.ask().await?);
         let kept = Arc::clone(&staple);
@@ -60,6 +70,22 @@ impl Job {
         // Past half of its time there may be a newer one.
         let is_news = |found: &Staple| Some(found.this_update) > known && found.half_time() > now;
         Ok(found.filter(is_news))
+    }
+
+    /// Has the issuer's certificate from where the certificate says that it is (RFC 5280 §4.2.2.1).
+    async fn find_issuer(&self) -> Result<(), AskError> {
+        let mut last = AskError::Panicked; // there is an address, or no subject
+        for url in &self.subject.revocation.issuers {
+            let found = match self.client.fetch((Method::GET, url.clone(), Bytes::new())).await {
+                Ok(bytes) => self.subject.take_issuer(&bytes).map_err(Cause::from),
+                Err(error) => Err(error.into()),
+            };
+            match found {
+                Ok(()) => return Ok(()),
+                Err(source) => last = AskError::Issuer { url: url.clone(), source },
+            }
+        }
+        Err(last)
     }
 
     /// The first answer that is to be believed.

@@ -101,7 +101,6 @@ impl Client {
             .uri(&target.path)
             .header(header::HOST, &target.host)
             .header(header::USER_AGENT, USER_AGENT)
-            .header(header::ACCEPT, "application/ocsp-response")
             .header(header::CONNECTION, "close");
         if method == Method::POST {
             request = request.header(header::CONTENT_TYPE, "application/ocsp-request");

@@ -1,7 +1,7 @@
 //! What responders have said, below `storage:`, so that a start without them staples at once.
 //!
-//! `ocsp/<SHA-256 of the certificate>.der`, the response as it came. It is verified again whenever it
-//! is read. Several gateways may share the directory; each keeps what it has asked for.
+//! `ocsp/<SHA-256 of the certificate>.der`, the response as it came, and `….issuer` with the issuer's
+//! certificate where the chain lacks it. Both are verified again whenever they are read. Several gateways may share the directory; each keeps what it has asked for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,11 @@ impl Shelf {
     /// What was said about `subject`, if it still counts. What cannot be read is asked for again.
     pub(super) fn find(&self, subject: &Subject, now: SystemTime) -> Option<Staple> {
         let directory = self.existing().ok()??;
-        let der = directory.read_own(&file_name(subject.fingerprint())).ok()??;
+        let name = file_name(subject.fingerprint());
+        if subject.needs_issuer() {
+            subject.take_issuer(&directory.read_own(&issuer_of(&name)).ok()??).ok()?;
+        }
+        let der = directory.read_own(&name).ok()??;
         subject.verify(&der, now).ok()
     }
 
@@ -47,7 +51,11 @@ impl Shelf {
         let directory = PrivateDir::open_own(&self.storage, NAME)?;
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = directory.lock()?;
-        directory.write(&lock, &file_name(subject.fingerprint()), &staple.der)
+        let name = file_name(subject.fingerprint());
+        if let Some(issuer) = subject.found_issuer() {
+            directory.write(&lock, &issuer_of(&name), issuer)?;
+        }
+        directory.write(&lock, &name, &staple.der)
     }
 
     /// Removes what is about `gone`, and all that has ended: whoever shares the directory has something
@@ -57,13 +65,15 @@ impl Shelf {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = directory.lock()?;
         directory.sweep(&lock)?;
+        let remove =
+            |name: &str| directory.remove(name).and_then(|()| directory.remove(&issuer_of(name)));
         for fingerprint in gone {
-            directory.remove(&file_name(*fingerprint))?;
+            remove(&file_name(*fingerprint))?;
         }
         for name in directory.names()?.iter().filter(|name| is_ours(name)) {
             let der = directory.read_own(name)?.unwrap_or_default();
             if ends_at(&der).is_none_or(|end| end <= now) {
-                directory.remove(name)?;
+                remove(name)?;
             }
         }
         Ok(())
@@ -81,6 +91,11 @@ impl Shelf {
 
 fn file_name(fingerprint: Fingerprint) -> String {
     format!("{}.der", fingerprint.to_string().replace(':', "").to_ascii_lowercase())
+}
+
+/// The file beside the response `name` that holds the issuer's certificate.
+fn issuer_of(name: &str) -> String {
+    format!("{}.issuer", name.trim_end_matches(".der"))
 }
 
 fn is_ours(name: &str) -> bool {

@@ -36,7 +36,7 @@ const LONGEST_GET: usize = 255;
 
 impl Subject {
     pub(super) fn cert_id(&self) -> Option<CertId> {
-        let (_, issuer) = X509Certificate::from_der(&self.issuer).ok()?;
+        let (_, issuer) = X509Certificate::from_der(self.issuer.get()?).ok()?;
         Some(CertId {
             issuer_name_hash: sha1(issuer.subject().as_raw()),
             issuer_key_hash: sha1(&issuer.public_key().subject_public_key.data),

@@ -84,8 +84,8 @@ impl Subject {
     /// # Errors
     /// [`ResponseError`] when it is not to be believed, or says nothing.
     pub fn verify(&self, der: &[u8], now: SystemTime) -> Result<Staple, ResponseError> {
-        let (_, issuer) =
-            X509Certificate::from_der(&self.issuer).map_err(|_| ResponseError::Signer)?;
+        let issuer = self.issuer.get().ok_or(ResponseError::Signer)?;
+        let (_, issuer) = X509Certificate::from_der(issuer).map_err(|_| ResponseError::Signer)?;
         let response = Response::parse(der)?;
         let signer_ends = response.verify(&issuer, now)?;
         let wanted = self.cert_id();

@@ -73,13 +73,18 @@ fn revoked(at: SystemTime) -> Vec<u8> {
     tlv(0xa1, &[&generalized(at)])
 }
 
-/// Extensions that name `urls` as responders, and demand a staple.
+/// The extension that names `urls` as responders.
 fn access(urls: &[&str]) -> CustomExtension {
-    let describe = |url: &&str| {
-        let method = [6, 8, 0x2b, 6, 1, 5, 5, 7, 48, 1];
+    accesses(&urls.iter().map(|url| (1, *url)).collect::<Vec<_>>())
+}
+
+/// The same with the last number of each access method: 2 is where the issuer is.
+fn accesses(all: &[(u8, &str)]) -> CustomExtension {
+    let describe = |(method, url): &(u8, &str)| {
+        let method = [6, 8, 0x2b, 6, 1, 5, 5, 7, 48, *method];
         tlv(0x30, &[&method, &tlv(0x86, &[url.as_bytes()])])
     };
-    let all: Vec<u8> = urls.iter().flat_map(describe).collect();
+    let all: Vec<u8> = all.iter().flat_map(describe).collect();
     CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], tlv(0x30, &[&all]))
 }
 
@@ -196,13 +201,38 @@ fn a_certificate_says_whom_to_ask_and_whether_it_must_be_stapled() {
     let urls = ["ldap://a.test/x", "http://a.test/ocsp", "HTTPS://b.test"];
     let named = ca.leaf(SERIAL, vec![access(&urls), must_staple()], &chain);
     let wanted = ["http://a.test/ocsp", "HTTPS://b.test"].map(str::to_owned).to_vec();
-    assert_eq!(Revocation::of(&named), Revocation { responders: wanted, must_staple: true });
+    assert_eq!(
+        Revocation::of(&named),
+        Revocation { responders: wanted, must_staple: true, ..Revocation::default() }
+    );
     assert_eq!(Subject::of(&named).unwrap().unwrap().fingerprint(), named.leaf.fingerprint);
 
     for chain in [String::new(), Authority::new("A").certificate.pem()] {
         let orphan = ca.leaf(SERIAL, vec![access(&urls)], &chain);
         assert_eq!(Subject::of(&orphan).unwrap_err(), NoIssuer, "the name is not enough");
     }
+}
+
+#[test]
+fn an_issuer_that_the_chain_lacks_is_taken_from_elsewhere() {
+    let (ca, other) = (Authority::new("A"), Authority::new("A"));
+    let access = accesses(&[(1, "http://a.test/ocsp"), (2, "http://a.test/ca.crt")]);
+    let subject = Subject::of(&ca.leaf(SERIAL, vec![access], "")).unwrap().unwrap();
+    assert_eq!(subject.revocation.issuers, ["http://a.test/ca.crt"]);
+    let said = ca.say(&ca.words(SERIAL), &ca.key);
+    assert!(subject.needs_issuer() && subject.question().is_err());
+    assert!(matches!(subject.verify(&said, now()), Err(ResponseError::Signer)));
+    for wrong in [other.certificate.der().as_ref(), b"<html>", b""] {
+        assert_eq!(subject.take_issuer(wrong), Err(WrongIssuer));
+    }
+    let again = subject.clone();
+    subject.take_issuer(ca.certificate.der()).unwrap();
+    again.take_issuer(ca.certificate.pem().as_bytes()).unwrap();
+    for one in [subject, again] {
+        assert_eq!(one.found_issuer(), Some(ca.certificate.der().as_ref()));
+        one.verify(&said, now()).unwrap();
+    }
+    assert_eq!(ca.subject(SERIAL).found_issuer(), None, "it is in the chain");
 }
 
 #[test]
