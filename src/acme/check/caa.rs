@@ -47,7 +47,7 @@ pub(super) async fn look(
     };
     let mut methods: Vec<&str> = asked.acme.challenges.iter().map(|kind| kind.as_str()).collect();
     if is_wildcard {
-        methods.retain(|method| *method == "dns-01");
+        methods.retain(|method| method.starts_with("dns-"));
     }
     let judged = asked.issuers.iter().enumerate().map(|(index, issuer)| {
         let account = asked.account.filter(|_| index == 0);

@@ -24,7 +24,7 @@ pub use self::holder::{Holder, holders};
 use super::finding::Finding;
 use super::storage::CertId;
 use crate::config::Config;
-use crate::config::acme::{Acme, ChallengeKind};
+use crate::config::acme::Acme;
 use crate::config::site::{self, Site, SiteCertificate};
 use crate::net::{Host, HostPattern};
 
@@ -235,7 +235,7 @@ fn provable(acme: &Acme, name: &HostPattern) -> Option<Finding> {
     let finding = match name {
         HostPattern::Exact(Host::Name(_)) => return None,
         HostPattern::Exact(Host::Address(_))
-            if acme.challenges.iter().all(|kind| *kind == ChallengeKind::Dns01) =>
+            if acme.challenges.iter().all(|kind| kind.is_dns()) =>
         {
             Finding::fault(CONFIGURATION, "an address cannot be proven by DNS")
                 .hint("add http-01 or tls-alpn-01 to `acme.challenges`")
@@ -244,7 +244,7 @@ fn provable(acme: &Acme, name: &HostPattern) -> Option<Finding> {
         HostPattern::Wildcard(_) if acme.has_dns() => return None,
         HostPattern::Wildcard(_) => {
             Finding::fault(CONFIGURATION, "a wildcard is proven by DNS, which nobody can change")
-                .hint("set `acme.dns`")
+                .hint("set `acme.dns`, or add dns-persist-01 to `acme.challenges`")
         }
         HostPattern::Any => {
             Finding::fault(CONFIGURATION, "no authority issues a certificate for every name")

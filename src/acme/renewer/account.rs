@@ -67,7 +67,8 @@ impl Assignment {
         Ok(session)
     }
 
-    async fn open(&self, source: &Source, kept: &Kept) -> Result<Session, JobError> {
+    /// What is kept, unless it was ended here.
+    pub(super) async fn open(&self, source: &Source, kept: &Kept) -> Result<Session, JobError> {
         if kept.deactivated_at.is_some() {
             let id = AuthorityId::new(&source.settings.directory);
             return Err(JobError::Deactivated(self.storage.account_path(&id)));

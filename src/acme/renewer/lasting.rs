@@ -3,14 +3,9 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use super::job::{JobError, blocking, texts};
+use super::job::{JobError, texts};
 use super::{Assignment, Source};
-use crate::acme::account::AccountError;
 use crate::acme::dns::{Binding, BindingError, Persist, Record, Wanted, covering};
-use crate::acme::session::Session;
-use crate::acme::storage::AuthorityId;
 
 /// A record, and whether it is there.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,9 +33,6 @@ pub enum LastingError {
     /// There is no account for them to name.
     #[error("there is no account yet: the first order makes one")]
     NoAccount,
-    /// The account cannot be used.
-    #[error(transparent)]
-    Account(#[from] AccountError),
     /// The authority does not say.
     #[error(transparent)]
     Binding(#[from] BindingError),
@@ -58,12 +50,6 @@ impl From<JobError> for LastingError {
 /// Somebody waits for the answer, with whom the record itself counts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An account as it is kept, as far as it concerns us.
-#[derive(Deserialize)]
-struct Kept {
-    credentials: String,
-}
-
 impl Assignment {
     /// The records by which the account at `source` proves `names`; one is enough for a name and its
     /// wildcard, and addresses have none.
@@ -75,10 +61,8 @@ impl Assignment {
         source: &Source,
         names: &[String],
     ) -> Result<Vec<Lasting>, LastingError> {
-        let (storage, id) = (self.storage.clone(), AuthorityId::new(&source.settings.directory));
-        let kept = blocking(move || storage.account::<Kept>(&id)).await?;
-        let kept = kept.map_err(JobError::from)?.ok_or(LastingError::NoAccount)?;
-        let session = Session::open(&source.authority, &kept.credentials).await?;
+        let kept = self.kept(source).await?.ok_or(LastingError::NoAccount)?;
+        let session = self.open(source, &kept).await?;
         let binding = Binding::of(&session).await?;
         let look = async |name: String| {
             let wanted = Wanted { name, binding: binding.clone() };
