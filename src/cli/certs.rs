@@ -366,3 +366,27 @@ fn from_gateway(
     }
     Ok(Said { is_success: reply.status.is_success(), body: reply.body })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_outcomes_the_one_that_needs_somebody_most_counts() {
+        let worst = |outcomes: &[&str]| {
+            let codes = outcomes.iter().map(|it| code(&json!({ "outcome": it })));
+            codes.fold(0, graver)
+        };
+        for (outcomes, wanted) in [
+            (&["renewed", "early", "begun"][..], 0),
+            (&["renewed", "busy"], BUSY),
+            (&["limited", "busy"], LIMITED),
+            (&["limited", "blocked", "busy"], BLOCKED),
+            (&["failed", "blocked"], FAILED),
+            (&["unsaved"], FAILED),
+        ] {
+            assert_eq!(worst(outcomes), wanted, "{outcomes:?}");
+        }
+        assert_eq!(code(&json!({ "error": "no such site" })), FAILED);
+    }
+}

@@ -389,3 +389,77 @@ pub(super) fn outcome(result: &Value) -> String {
 pub(super) fn harmless(text: &str) -> String {
     plain(&Value::from(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_tells_what_is_wrong_and_what_comes_next() {
+        let one = |name: &str, more: Value| {
+            let mut one = json!({
+                "name": name, "source": "acme", "names": [name], "names_unicode": [name],
+                "authority": "letsencrypt", "profile": null, "not_after": "2026-09-01T12:00:00Z",
+                "percent_left": 66, "state": "active", "fails": 0, "problem": null,
+                "next_at": "2026-08-01T12:00:00Z", "why": "ari",
+            });
+            for (key, value) in more.as_object().unwrap() {
+                one[key] = value.clone();
+            }
+            one
+        };
+        let mut blocked = json!({ "not_after": null, "percent_left": null });
+        blocked["state"] = "blocked".into();
+        blocked["next_at"] = Value::Null;
+        blocked["fails"] = 2.into();
+        blocked["problem"] = "visit a page\u{1b}[2J".into();
+        let long = "a-name-that-is-longer-than-its-column-may-ever-be.example.com";
+        let seen = list(&json!({ "certificates": [
+            one("a.test", json!({ "names": ["a.test", "xn--bcher-kva.test"], "names_unicode": ["a.test", "bücher.test"] })),
+            one("b.test", blocked),
+            one(long, json!({ "percent_left": 3, "state": "expired", "why": "expired" })),
+            one("files.test", json!({ "source": "files", "next_at": null })),
+        ] }));
+        let wanted = "\
+a.test      letsencrypt   66 %  ends 2026-09-01
+    for bücher.test (xn--bcher-kva.test)
+    next 2026-08-01 12:00:00 UTC (the authority wishes so)
+b.test      letsencrypt    -    no certificate yet
+    blocked, waits for a change
+    failed 2 times: visit a page?[2J
+a-name-that-is-longer-than-its-column-may-ever-be.example.com
+            letsencrypt    3 %  ended 2026-09-01
+    next 2026-08-01 12:00:00 UTC (it has ended)
+files.test  files         66 %  ends 2026-09-01
+";
+        assert_eq!(seen, wanted, "{seen}");
+    }
+
+    #[test]
+    fn an_outcome_is_a_line() {
+        for (result, wanted) in [
+            (
+                json!({ "outcome": "renewed", "next_at": "2026-08-01T12:00:00Z", "why": "backstop" }),
+                "a: renewed; next order 2026-08-01 12:00:00 UTC (by rule)\n",
+            ),
+            (
+                json!({ "outcome": "limited", "until": "2026-08-01T12:00:00Z", "error": "too many" }),
+                "a: limited until 2026-08-01 12:00:00 UTC: too many\n",
+            ),
+            (
+                json!({ "outcome": "blocked", "error": "paused", "link": "https://x/" }),
+                "a: blocked: paused; see https://x/\n",
+            ),
+            (
+                json!({ "outcome": "failed", "error": "no", "next_at": "2026-08-01T12:00:00Z" }),
+                "a: failed: no; next try 2026-08-01 12:00:00 UTC\n",
+            ),
+        ] {
+            let mut result = result;
+            result["name"] = "a".into();
+            assert_eq!(outcome(&result), wanted);
+        }
+    }
+}
