@@ -5,6 +5,7 @@ mod challenges;
 mod check;
 mod connections;
 mod crash;
+mod events;
 mod failures;
 mod faults;
 mod faulty;

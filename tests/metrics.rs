@@ -46,7 +46,7 @@ async fn origin() -> Origin {
     Origin::answering(answer).await
 }
 
-async fn scrape(gateway: &Gateway) -> String {
+pub(crate) async fn scrape(gateway: &Gateway) -> String {
     let reply = Client::new(gateway.admin_address()).host("localhost").get("/metrics").await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -54,7 +54,7 @@ async fn scrape(gateway: &Gateway) -> String {
 }
 
 /// The metrics, once they have every one of `lines`: a request is counted after its answer is sent.
-async fn scrape_until(gateway: &Gateway, lines: &[String]) -> String {
+pub(crate) async fn scrape_until(gateway: &Gateway, lines: &[String]) -> String {
     let mut text = String::new();
     let has_all = async {
         while !lines.iter().all(|line| text.lines().any(|one| one == line)) {
@@ -237,7 +237,7 @@ async fn promtool_finds_nothing_to_say() {
 }
 
 /// Has `promtool check metrics` look at `text`.
-fn promtool_accepts(text: String) {
+pub(crate) fn promtool_accepts(text: String) {
     let mut promtool = Command::new(tool("promtool"));
     promtool.args(["check", "metrics"]).stdin(Stdio::piped());
     let mut child = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -91,6 +91,18 @@ pub struct Draft<'a> {
 pub struct Limits(BTreeMap<(String, Scope), i64>);
 
 impl Scope {
+    /// What it concerns, in one word.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Set(_) => "set",
+            Self::Name(_) => "name",
+            Self::Domain(_) => "domain",
+            Self::Account(_) => "account",
+            Self::Authority => "authority",
+        }
+    }
+
     /// Whether an order falls under it.
     #[must_use]
     pub fn concerns(&self, draft: &Draft<'_>) -> bool {

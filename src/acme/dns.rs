@@ -22,6 +22,7 @@ use crate::config::acme::{DnsProvider, Rfc2136};
 pub use persist::{Binding, BindingError, Missing, Persist};
 pub(super) use persist::{METHOD as DNS_PERSIST_01, Wanted, covering};
 pub use program::Program;
+pub(in crate::acme) use program::last_words;
 use update::Place;
 pub use update::UpdateError;
 

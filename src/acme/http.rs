@@ -9,6 +9,7 @@
 //! of an answer: status, `Retry-After` and `Link`. See [`Recording`](super::session).
 
 mod connection;
+mod meter;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +24,7 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use crate::tls::{ClientConfig, ConnectError};
 use connection::Connection;
 pub(crate) use connection::dial;
+pub use meter::Metered;
 
 /// Sends requests to a certificate authority.
 ///
@@ -113,7 +115,10 @@ pub struct Client(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    tls: Arc<ClientConfig>,
+    /// `None` where there is nothing to be reached over https.
+    tls: Option<Arc<ClientConfig>>,
+    /// Whether plain http will do.
+    takes_plain: bool,
     limits: Limits,
     /// Connections that nobody is using, the one used last at the end.
     idle: Mutex<VecDeque<Connection>>,
@@ -123,7 +128,14 @@ impl Client {
     /// A client that trusts whom `tls` does; see [`authority`](crate::tls::client_config::authority).
     #[must_use]
     pub fn new(tls: Arc<ClientConfig>, limits: Limits) -> Self {
-        Self(Arc::new(Inner { tls, limits, idle: Mutex::default() }))
+        Self(Arc::new(Inner { tls: Some(tls), takes_plain: false, limits, idle: Mutex::default() }))
+    }
+
+    /// A client that speaks plain http as well, for servers that are no authorities. Without `tls` it
+    /// speaks nothing else.
+    #[must_use]
+    pub fn with_plain(tls: Option<Arc<ClientConfig>>, limits: Limits) -> Self {
+        Self(Arc::new(Inner { tls, takes_plain: true, limits, idle: Mutex::default() }))
     }
 }
 
@@ -131,11 +143,11 @@ impl Transport for Client {
     fn send(&self, request: Request<Bytes>) -> Sending {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            let (request, authority) = prepare(request)?;
+            let (request, server) = prepare(request, inner.takes_plain)?;
             let limit = inner.limits.request;
-            match tokio::time::timeout(limit, inner.exchange(request, &authority)).await {
+            match tokio::time::timeout(limit, inner.exchange(request, &server)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(RequestError::Timeout { authority, limit }),
+                Err(_) => Err(RequestError::Timeout { authority: server.authority, limit }),
             }
         })
     }
@@ -145,28 +157,33 @@ impl Inner {
     async fn exchange(
         &self,
         mut request: Request<Bytes>,
-        authority: &str,
+        server: &Server,
     ) -> Result<Response<Bytes>, RequestError> {
-        while let Some(mut connection) = self.kept(authority) {
+        while let Some(mut connection) = self.kept(server) {
             match connection.send(request).await {
                 Ok(answer) => return Ok(self.keep(connection, answer)),
                 // The server has closed it in the meantime; nothing was sent.
                 Err(connection::Failure { unsent: Some(taken_back), .. }) => request = taken_back,
-                Err(failure) => return Err(failure.broken(authority)),
+                Err(failure) => return Err(failure.broken(&server.authority)),
             }
         }
-        let mut connection = Connection::open(&self.tls, authority, self.limits.connect).await?;
+        let tls = match (server.is_secure, &self.tls) {
+            (true, Some(tls)) => Some(tls),
+            (true, None) => return Err(RequestError::Url(server.authority.clone())),
+            (false, _) => None,
+        };
+        let mut connection = Connection::open(tls, server, self.limits.connect).await?;
         match connection.send(request).await {
             Ok(answer) => Ok(self.keep(connection, answer)),
-            Err(failure) => Err(failure.broken(authority)),
+            Err(failure) => Err(failure.broken(&server.authority)),
         }
     }
 
-    /// A connection to `authority` that is still worth trying.
-    fn kept(&self, authority: &str) -> Option<Connection> {
+    /// A connection to `server` that is still worth trying.
+    fn kept(&self, server: &Server) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|connection| connection.used.elapsed() < MAX_IDLE);
-        let at = idle.iter().rposition(|connection| connection.authority == authority)?;
+        let at = idle.iter().rposition(|connection| connection.server == *server)?;
         idle.remove(at)
     }
 
@@ -193,21 +210,36 @@ const MAX_KEPT: usize = 4;
 /// The program and its version, as RFC 8555 §6.1 asks for.
 const USER_AGENT: &str = concat!("wardgate/", env!("CARGO_PKG_VERSION"));
 
-/// The request as it goes over the connection, and the host and port that it goes to.
-fn prepare(mut request: Request<Bytes>) -> Result<(Request<Bytes>, String), RequestError> {
+/// Where a request goes to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Server {
+    /// Host and port.
+    authority: String,
+    /// Whether it is spoken to over TLS.
+    is_secure: bool,
+}
+
+/// The request as it goes over the connection, and where it goes to.
+fn prepare(
+    mut request: Request<Bytes>,
+    takes_plain: bool,
+) -> Result<(Request<Bytes>, Server), RequestError> {
     let uri = request.uri().clone();
     let refuse = || RequestError::Url(uri.to_string());
-    if uri.scheme() != Some(&Scheme::HTTPS) {
+    let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
+    let is_plain = takes_plain && uri.scheme() == Some(&Scheme::HTTP);
+    if !is_secure && !is_plain {
         return Err(refuse());
     }
     let authority = uri.authority().ok_or_else(refuse)?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| refuse())?;
-    let port = authority.port_u16().unwrap_or(443);
+    let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     *request.uri_mut() = target.parse::<Uri>().map_err(|_| refuse())?;
     request.headers_mut().insert(header::HOST, host);
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    Ok((request, format!("{}:{port}", authority.host())))
+    let authority = format!("{}:{port}", authority.host());
+    Ok((request, Server { authority, is_secure }))
 }
 
 #[cfg(test)]
@@ -218,7 +250,8 @@ mod tests {
     fn a_request_names_its_host_and_us_and_goes_to_https_only() {
         let request = |url: &str| {
             let request = Request::builder().uri(url).header("user-agent", "instant-acme/0");
-            prepare(request.body(Bytes::new()).unwrap())
+            let (sent, server) = prepare(request.body(Bytes::new()).unwrap(), false)?;
+            Ok::<_, RequestError>((sent, server.authority))
         };
         let (sent, authority) = request("https://ca.test:14000/dir?x=1").unwrap();
         assert_eq!(authority, "ca.test:14000");
@@ -230,5 +263,8 @@ mod tests {
         for url in ["http://ca.test/dir", "/dir", "ftp://ca.test/"] {
             assert!(matches!(request(url), Err(RequestError::Url(_))), "{url}");
         }
+        let plain = Request::get("http://ops.test/hook?x").body(Bytes::new()).unwrap();
+        let (_, server) = prepare(plain, true).unwrap();
+        assert_eq!(server, Server { authority: "ops.test:80".to_owned(), is_secure: false });
     }
 }

@@ -12,7 +12,7 @@ mod validation;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use instant_acme::{Order, OrderStatus};
 
@@ -177,8 +177,14 @@ impl Issuer {
             Method::Http01 | Method::TlsAlpn01 | Method::DnsPersist01(_) => None,
         });
         let limit = self.limits.order + dns.max().unwrap_or_default();
+        let started = Instant::now();
         match tokio::time::timeout(limit, work).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                if outcome.is_ok() {
+                    self.session.authority.metrics.ordered(started.elapsed());
+                }
+                outcome
+            }
             Err(_) => Err(OrderError::Timeout(limit)),
         }
     }

@@ -15,9 +15,10 @@ use instant_acme::{BodyWrapper, BytesResponse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::http::{RequestError, Transport};
+use super::http::{Metered, RequestError, Transport};
 use super::problem::{Kind, Problem, Scope};
 use super::time::Clock;
+use crate::telemetry::metrics::AuthorityMetrics;
 
 /// A certificate authority.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct Authority {
     pub transport: Arc<dyn Transport>,
     /// Shows how far its clock is from ours.
     pub clock: Clock,
+    /// What is counted of it.
+    pub metrics: Arc<AuthorityMetrics>,
 }
 
 /// What an authority can do (RFC 8555 §7.1.1), as far as it concerns us.
@@ -116,13 +119,22 @@ impl Authority {
     /// An authority whose directory is at this URL.
     #[must_use]
     pub fn new(directory: impl Into<String>, transport: Arc<dyn Transport>) -> Self {
-        Self { directory: directory.into(), transport, clock: Clock::default() }
+        let directory = directory.into();
+        Self { directory, transport, clock: Clock::default(), metrics: Arc::default() }
     }
 
     /// The same, which tells `clock` its time with each answer.
     #[must_use]
     pub fn with_clock(self, clock: &Clock) -> Self {
         Self { clock: clock.clone(), ..self }
+    }
+
+    /// The same, with what is asked of it counted by `metrics`.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<AuthorityMetrics>) -> Self {
+        self.metrics = Arc::clone(&metrics);
+        self.transport = Arc::new(Metered::new(self.transport, &self.directory, metrics));
+        self
     }
 
     /// Asks what it can do.
@@ -247,8 +259,7 @@ impl Answer {
 
     /// The other chains of a certificate (RFC 8555 §7.4.2).
     pub(super) fn alternates(&self) -> Vec<String> {
-        let links = self.headers.get_all(header::LINK).iter();
-        links.filter_map(|link| alternate(link.to_str().ok()?)).collect()
+        alternates(&self.headers)
     }
 
     /// Tells `clock` what time it is there, if the answer says so.
@@ -267,6 +278,12 @@ impl Answer {
             Err(behind) => -seconds(behind.duration()),
         })
     }
+}
+
+/// The other chains of a certificate, by the header of the answer it came in (RFC 8555 §7.4.2).
+pub(super) fn alternates(headers: &HeaderMap) -> Vec<String> {
+    let links = headers.get_all(header::LINK).iter();
+    links.filter_map(|link| alternate(link.to_str().ok()?)).collect()
 }
 
 /// The target of a link with the relation `alternate` (RFC 8288 §3).

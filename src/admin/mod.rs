@@ -81,6 +81,8 @@ pub struct OrderStatus {
     pub next_at: Option<SystemTime>,
     /// Why it is ordered then, in one word.
     pub why: &'static str,
+    /// It is served, and could not be saved.
+    pub is_unsaved: bool,
 }
 
 /// A listener with its sockets.

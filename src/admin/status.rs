@@ -1,5 +1,6 @@
 //! `GET /status`: how the gateway stands, as JSON.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::{Attempted, Desk, OrderStatus};
 use crate::config::listener::Protocol;
 use crate::config::site::{Site, SiteCertificate};
 use crate::proxy::generation::Generation;
-use crate::tls::Entry;
+use crate::tls::{Entry, Health, Origin};
 use crate::upstream::{EndpointStatus, Pool};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,6 +32,7 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state": (desk.state)().1,
+        "certificates_health": certificates_health(&certificates, now).as_str(),
         "uptime_seconds": desk.started.elapsed().as_secs(),
         "generation": generation.number,
         "last_reload": desk.last_reload.get().map(|last| last_reload(&last)),
@@ -42,6 +44,13 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
         "orders": (desk.orders)().iter().map(order).collect::<Vec<_>>(),
         "certificates": certificates.iter().map(|it| certificate(it, now)).collect::<Vec<_>>(),
     })
+}
+
+/// How the certificate is that is worst off. The gateway serves whatever this is, and `/ready` does not
+/// ask.
+fn certificates_health(certificates: &[Arc<Entry>], now: SystemTime) -> Health {
+    let all = certificates.iter().map(|entry| entry.health(now));
+    all.max().unwrap_or(Health::Good)
 }
 
 /// How a reload ended.
@@ -111,6 +120,7 @@ fn order(order: &OrderStatus) -> Value {
         "problem": order.problem,
         "next_at": order.next_at.map(timestamp),
         "why": order.why,
+        "unsaved": order.is_unsaved,
     })
 }
 
@@ -124,6 +134,8 @@ fn certificate(entry: &Entry, now: SystemTime) -> Value {
         "not_before": timestamp(leaf.not_before),
         "not_after": timestamp(leaf.not_after),
         "days_left": days_left(leaf.not_after, now),
+        "health": entry.health(now).as_str(),
+        "stand_in": entry.origin() == Origin::StandIn,
         "issuer": leaf.issuer,
         "ocsp": ocsp,
     })

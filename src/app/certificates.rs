@@ -2,14 +2,17 @@
 
 mod managed;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::stapling::Stock;
+use crate::acme::event::{Events, Told};
+use crate::acme::hook::{Hooks, Plan};
 use crate::acme::http::Client;
 use crate::acme::renewer::{
     Assignment, Command, Renewer, Revocations, Source, Standing, Standings,
@@ -21,11 +24,12 @@ use crate::config::Config;
 use crate::config::acme::{self, Acme, UntilIssued};
 use crate::config::site::{Site, SiteCertificate};
 use crate::net::HostPattern;
+use crate::telemetry::metrics::OrderReading;
 use crate::tls::certificate::sha256;
 use crate::tls::pem::{self, LoadError};
 use crate::tls::{
-    CertStore, Certificate, ClientConfigError, Entry, LocalCa, LocalCaError, OnDemand, SystemRoots,
-    Table, Tickets, client_config,
+    CertStore, Certificate, ClientConfigError, Entry, LocalCa, LocalCaError, OnDemand, Origin,
+    SystemRoots, Table, Tickets, client_config,
 };
 
 pub(super) use managed::{Managed, managed, markers};
@@ -56,6 +60,9 @@ pub enum CertificatesError {
     /// Whom to trust for the authority's directory.
     #[error("the CA of the ACME directory")]
     Authority(#[source] ClientConfigError),
+    /// Whom to trust for webhooks.
+    #[error("the webhooks of `acme.events`")]
+    Hooks(#[source] ClientConfigError),
 }
 
 /// Where certificates come from, once loaded.
@@ -80,6 +87,8 @@ pub(super) struct Sources {
     pub(super) stock: Stock,
     /// Where it is kept.
     storage: PathBuf,
+    /// Who is told what becomes of them.
+    hooks: Option<Arc<Plan>>,
 }
 
 /// The certificates in service, and where they come from.
@@ -91,6 +100,11 @@ pub(super) struct Certificates {
     pub(super) standings: Standings,
     /// Those that are known to be revoked.
     pub(super) revocations: Arc<Revocations>,
+    /// Who is told what becomes of certificates.
+    pub(super) events: Events,
+    /// Rings when something else is served.
+    pub(super) changed: Notify,
+    hooks: watch::Sender<Option<Arc<Plan>>>,
     /// What the renewer is to keep.
     assignments: watch::Sender<Option<Arc<Assignment>>>,
     /// Replaced whole; whoever has made a table from it checks that it is still the same.
@@ -105,10 +119,11 @@ pub(super) struct Certificates {
 /// [`CertificatesError`] names the certificate.
 pub(super) fn load(
     config: &Config,
+    events: &Events,
     now: SystemTime,
 ) -> Result<(Sources, Option<Arc<Assignment>>), CertificatesError> {
     let (managed, local) = managed(config);
-    let (managed, assignment) = assign(config, managed, now)?;
+    let (managed, assignment) = assign(config, managed, events, now)?;
     let is_internal = |site: &&Site| site.certificate == SiteCertificate::Internal;
     let internal = config.sites.iter().filter(is_internal);
     let internal: Vec<_> =
@@ -122,8 +137,19 @@ pub(super) fn load(
     };
     let operators = operators(config, now)?;
     let storage = config.storage.clone();
-    let mut sources =
-        Sources { operators, ca, internal, managed, stands_in, storage, ..Sources::default() };
+    let hooks = config.acme.as_ref().filter(|acme| !acme.events.is_empty());
+    let hooks = hooks.map(|acme| Plan::new(&acme.events, &config.storage).map(Arc::new));
+    let hooks = hooks.transpose().map_err(CertificatesError::Hooks)?;
+    let mut sources = Sources {
+        operators,
+        ca,
+        internal,
+        managed,
+        stands_in,
+        storage,
+        hooks,
+        ..Sources::default()
+    };
     sources.gather(now)?;
     sources.stock = Stock::find(&config.storage, &sources.entries, now);
     Ok((sources, assignment))
@@ -137,6 +163,7 @@ pub(super) fn internal_id(site: &Site) -> String {
 fn assign(
     config: &Config,
     mut managed: Vec<Managed>,
+    events: &Events,
     now: SystemTime,
 ) -> Result<(Vec<Managed>, Option<Arc<Assignment>>), CertificatesError> {
     let Some(acme) = config.acme.as_ref().filter(|_| !managed.is_empty()) else {
@@ -147,20 +174,22 @@ fn assign(
         one.find(&storage, now);
     }
     let wanted = managed::wanted(&managed, now);
+    let events = events.clone();
     let clock = Clock::default();
-    let sources = sources(acme, &clock)?;
-    let assignment = Assignment { acme: acme.clone(), storage, sources, clock, wanted };
+    let sources = sources(acme, &clock, &events)?;
+    let assignment = Assignment { acme: acme.clone(), storage, sources, clock, wanted, events };
     Ok((managed, Some(Arc::new(assignment))))
 }
 
 /// The authorities of `acme`, in the order of preference.
-fn sources(acme: &Acme, clock: &Clock) -> Result<Vec<Source>, CertificatesError> {
+fn sources(acme: &Acme, clock: &Clock, events: &Events) -> Result<Vec<Source>, CertificatesError> {
     let roots = SystemRoots::load();
     let source = |settings: &acme::Authority| {
         let ca = settings.directory_ca.as_deref();
         let tls = client_config::authority(ca, &roots).map_err(CertificatesError::Authority)?;
         let client = Arc::new(Client::new(tls, Default::default()));
         let authority = Authority::new(settings.directory.as_str(), client).with_clock(clock);
+        let authority = authority.counted(events.metrics().authority(&settings.directory));
         let ca_digest = ca.and_then(|ca| std::fs::read(ca).ok()).map(|text| sha256(&text));
         Ok(Source { settings: settings.clone(), authority, ca_digest })
     };
@@ -218,15 +247,18 @@ impl Sources {
             }
             let named = patterns.iter().filter(|pattern| **pattern != HostPattern::Any);
             let named = named.cloned().collect();
-            self.entries.push(Arc::new(Entry::new(id.as_str(), named, certificate)));
+            let entry = Entry::new(id.as_str(), named, certificate).coming_from(Origin::LocalCa);
+            self.entries.push(Arc::new(entry));
         }
         for one in &self.managed {
-            let certificate = match (one.served(now), &self.ca) {
-                (Some(served), _) => served.clone(),
-                (None, Some(ca)) if self.stands_in => ca.issue(&one.patterns, now)?,
+            let (certificate, origin) = match (one.served(now), &self.ca) {
+                (Some(served), _) => (served.clone(), one.origin(served)),
+                (None, Some(ca)) if self.stands_in => {
+                    (ca.issue(&one.patterns, now)?, Origin::StandIn)
+                }
                 (None, _) => continue,
             };
-            self.entries.push(Arc::new(one.entry(certificate)));
+            self.entries.push(Arc::new(one.entry(certificate).coming_from(origin)));
         }
         Ok(())
     }
@@ -267,7 +299,8 @@ impl Sources {
     /// Puts what is to be served at `now` in the place of what stood there.
     fn show(&mut self, one: &Managed, now: SystemTime) {
         let Some(certificate) = one.served(now) else { return };
-        let entry = Arc::new(one.entry(certificate.clone()));
+        let origin = one.origin(certificate);
+        let entry = Arc::new(one.entry(certificate.clone()).coming_from(origin));
         match self.entries.iter_mut().find(|entry| **entry.id() == *one.name) {
             Some(place) => *place = entry,
             None => self.entries.push(entry),
@@ -277,7 +310,7 @@ impl Sources {
 
 impl Certificates {
     /// No certificates yet.
-    pub(super) fn new(tickets: Tickets) -> Self {
+    pub(super) fn new(tickets: Tickets, events: Events) -> Self {
         let store = Arc::new(CertStore::new(Table::default()));
         let (standings, assignments) = (Standings::default(), watch::Sender::default());
         Self {
@@ -285,6 +318,9 @@ impl Certificates {
             tickets,
             standings,
             revocations: Arc::default(),
+            events,
+            changed: Notify::new(),
+            hooks: watch::Sender::default(),
             assignments,
             sources: Mutex::default(),
         }
@@ -297,6 +333,8 @@ impl Certificates {
         sources.take_newer(&current, SystemTime::now());
         let stock = std::mem::take(&mut sources.stock);
         self.store.replace_with(sources.table(), &stock.staples);
+        self.changed.notify_one();
+        self.hooks.send_replace(sources.hooks.clone());
         *current = Arc::new(sources);
         self.assignments.send_replace(assignment);
     }
@@ -335,12 +373,37 @@ impl Certificates {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).storage.clone()
     }
 
+    /// How those stand that an authority issues, for the metrics.
+    pub(super) fn readings(&self) -> Vec<OrderReading> {
+        let sources = Arc::clone(&self.sources.lock().unwrap_or_else(PoisonError::into_inner));
+        let names: HashMap<&CertId, &str> =
+            sources.managed.iter().map(|one| (&one.id, one.name.as_str())).collect();
+        let reading = |standing: &Standing| {
+            Some(OrderReading {
+                certificate: (*names.get(&standing.id)?).to_owned(),
+                state: standing.state,
+                next_at: standing.next_at,
+                why: standing.why,
+                fails: standing.fails,
+                is_unsaved: standing.is_unsaved,
+            })
+        };
+        let standings = self.standings.load();
+        self.imported().iter().chain(standings.iter()).filter_map(reading).collect()
+    }
+
+    /// The task that tells whoever wants to know.
+    pub(super) fn hooks(&self, told: Told) -> Hooks {
+        Hooks::new(told, self.events.clone(), self.hooks.subscribe())
+    }
+
     /// Serves a certificate that was obtained.
     fn install(&self, id: &CertId, certificate: Certificate) {
         let mut current = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = Sources::clone(&current);
         if sources.put(id, certificate, SystemTime::now()) {
             self.store.replace(sources.table());
+            self.changed.notify_one();
             *current = Arc::new(sources);
         }
     }
@@ -367,6 +430,7 @@ impl Certificates {
                 }
             }
             self.store.replace(sources.table());
+            self.changed.notify_one();
             *current = Arc::new(sources);
             self.assignments.send_replace(Some(next));
         }
@@ -389,6 +453,7 @@ impl Certificates {
         // Somebody else may have been faster, and what he made is good.
         if Arc::ptr_eq(&current, &before) {
             self.store.replace(sources.table());
+            self.changed.notify_one();
             *current = Arc::new(sources);
         }
         Ok(())
@@ -465,8 +530,9 @@ mod tests {
         let config = config::from_text("gateway.yaml", &yaml, Path::new("")).unwrap().config;
         // As a gateway that has run for fifty of its certificate's sixty days.
         let started = SystemTime::now() - 50 * DAY;
-        let (table, sources) = load(&config, started).unwrap();
-        let certificates = Arc::new(Certificates::new(Tickets::new().unwrap()));
+        let events = Events::silent();
+        let (table, sources) = load(&config, &events, started).unwrap();
+        let certificates = Arc::new(Certificates::new(Tickets::new().unwrap(), events));
         certificates.replace(table, sources);
         let store = Arc::clone(&certificates.store);
         let old = not_after(&store);

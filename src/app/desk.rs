@@ -35,12 +35,13 @@ impl Running {
     pub(super) fn desk(&self, token: Option<Token>) -> Desk {
         let (state, census) = (self.stage.watch(), Arc::clone(&self.census));
         let shared = Arc::clone(&self.shared);
-        let certificates = Arc::clone(&self.certificates);
         let certs = CertDesk {
             shared: Arc::clone(&self.shared),
             certificates: Arc::clone(&self.certificates),
             commands: self.commands.clone(),
         };
+        let certificates = Arc::clone(&self.certificates);
+        let readings = Arc::clone(&self.certificates);
         Desk {
             control: self.control.clone(),
             shared: Arc::clone(&self.shared),
@@ -60,7 +61,7 @@ impl Running {
             certs: Box::new(move |question, arguments| {
                 Box::pin(certs.clone().answer(question, arguments))
             }),
-            metrics: Box::new(move || shared.scrape()),
+            metrics: Box::new(move || shared.scrape(readings.readings())),
             probes: Probes::default(),
             token: ArcSwapOption::from_pointee(token),
             started: self.started,
@@ -77,6 +78,7 @@ fn order(standing: &Standing) -> OrderStatus {
         problem: standing.problem.clone(),
         next_at: standing.next_at.map(at),
         why: standing.why,
+        is_unsaved: standing.is_unsaved,
     }
 }
 

@@ -9,6 +9,7 @@ mod desk;
 mod greeting;
 mod inputs;
 mod launch;
+mod lifetimes;
 mod listeners;
 mod prepare;
 mod reload;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use crate::acme::event::Events;
 use crate::acme::renewer::Commands;
 use crate::admin::control::Reload;
 use crate::config::process::Shutdown;
@@ -192,7 +194,9 @@ async fn start(
     stage: Stage,
 ) -> Result<(Running, mpsc::Receiver<Reload>), StartError> {
     let Launch { loaded, file, log, access_file, control, requests, last } = launch;
-    let certificates = Arc::new(Certificates::new(Tickets::new()?));
+    let metrics = begin_metrics();
+    let (events, told) = Events::new(Arc::clone(&metrics));
+    let certificates = Arc::new(Certificates::new(Tickets::new()?, events.clone()));
     let basis = Basis {
         current: None,
         inputs: Inputs::default(),
@@ -201,10 +205,10 @@ async fn start(
         admin: None,
         store: Arc::clone(&certificates.store),
         tickets: certificates.tickets.clone(),
-        metrics: begin_metrics(),
+        metrics: Arc::clone(&metrics),
+        events,
         access_file: access_file.clone(),
     };
-    let metrics = Arc::clone(&basis.metrics);
     let path = file.clone();
     let first = tokio::task::spawn_blocking(move || {
         let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
@@ -227,6 +231,11 @@ async fn start(
     running.background.spawn("stapling", staple);
     let renew = running.certificates.renewer(receiver).keep(running.background.stop_token());
     running.background.spawn("acme", renew);
+    let hooks = running.certificates.hooks(told).run(running.background.stop_token());
+    running.background.spawn("hooks", hooks);
+    let watch =
+        lifetimes::watch(Arc::clone(&running.certificates), running.background.stop_token());
+    running.background.spawn("lifetimes", watch);
     Ok((running, requests))
 }
 

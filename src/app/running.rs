@@ -147,6 +147,7 @@ impl Running {
             store: Arc::clone(&self.certificates.store),
             tickets: self.certificates.tickets.clone(),
             metrics: Arc::clone(&self.shared.metrics),
+            events: self.certificates.events.clone(),
             access_file: self.access_file.clone(),
         }
     }

@@ -23,6 +23,7 @@ pub(super) fn text(status: &Value) -> String {
         "  {} connections, {} requests in flight",
         status["connections"], status["requests_in_flight"]
     );
+    out += &health(status);
     out += &last_reload(&status["last_reload"]);
     let listeners = rows(status, "listeners", |listener| {
         vec![plain(&listener["name"]), plain(&listener["protocol"]), list(&listener["addresses"])]
@@ -121,12 +122,32 @@ fn server(server: &Value) -> Vec<String> {
     vec![place, plain(&server["health"]), about.join(", ")]
 }
 
+/// One line where certificates are not as they should be.
+fn health(status: &Value) -> String {
+    let all = status["certificates"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let count = |word: &str| all.iter().filter(|it| it["health"] == word).count();
+    let counts = [("failing", count("failing")), ("degraded", count("degraded"))];
+    let told = counts.iter().filter(|(_, count)| *count > 0);
+    let told: Vec<String> = told.map(|(word, count)| format!("{count} {word}")).collect();
+    match told.as_slice() {
+        [] => String::new(),
+        told => format!("  certificates: {}, served all the same\n", told.join(", ")),
+    }
+}
+
 fn days(certificate: &Value) -> String {
-    match certificate["days_left"].as_i64() {
+    if certificate["stand_in"] == true {
+        return "stand-in".to_owned();
+    }
+    let left = match certificate["days_left"].as_i64() {
         Some(1) => "1 day left".to_owned(),
         Some(days @ 0..) => format!("{days} days left"),
-        Some(_) => "expired".to_owned(),
+        Some(_) => return "expired".to_owned(),
         None => "no end".to_owned(),
+    };
+    match certificate["health"].as_str() {
+        Some(health @ ("degraded" | "failing")) => format!("{left}, {health}"),
+        _ => left,
     }
 }
 
@@ -238,13 +259,16 @@ mod tests {
                 ]},
             ],
             "certificates": [
-                { "name": "shop", "hosts": ["shop.example.com", "www.shop.example.com"], "days_left": 1 },
-                { "name": "old", "hosts": ["old.example.com"], "days_left": -3 },
+                { "name": "shop", "hosts": ["shop.example.com", "www.shop.example.com"], "days_left": 1, "health": "failing" },
+                { "name": "old", "hosts": ["old.example.com"], "days_left": -3, "health": "failing" },
+                { "name": "acme:new.example.com", "hosts": ["new.example.com"], "days_left": 59, "health": "degraded", "stand_in": true },
+                { "name": "well", "hosts": ["well.example.com"], "days_left": 59, "health": "good", "stand_in": false },
             ],
         });
         let wanted = "\
 Wardgate 1.2.3, running for 3 h 12 min, generation 4
   12 connections, 3 requests in flight
+  certificates: 2 failing, 1 degraded, served all the same
   last reload rejected, 2026-07-01 12:00:00 UTC (file)
     gateway.yaml:3:5: \"upstraem\" is no key
 
@@ -266,8 +290,11 @@ Pool http://localhost:1, not checked
   http://localhost:1 (no address)  unknown  0 in flight
 
 Certificates
-  1 day left  shop  shop.example.com, www.shop.example.com
-  expired     old   old.example.com
+  1 day left, failing  shop                  shop.example.com,
+                                        www.shop.example.com
+  expired              old                   old.example.com
+  stand-in             acme:new.example.com  new.example.com
+  59 days left         well                  well.example.com
 ";
         let seen = text(&status);
         assert_eq!(seen, wanted, "{seen}");

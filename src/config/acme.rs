@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::acme_event::Hook;
 use super::diagnostic::{Span, quoted};
 use super::grammar_acme::{ACME, EAB, FALLBACK};
 use super::keys::Keys;
@@ -42,6 +43,8 @@ pub struct Acme {
     pub key_type: KeyType,
     /// What a name without a certificate yet is served with. Default the local CA's.
     pub until_issued: UntilIssued,
+    /// Who is told what becomes of certificates.
+    pub events: Vec<Hook>,
 }
 
 /// A certificate authority, and what is asked of it.
@@ -121,6 +124,8 @@ impl Acme {
         let renew_before = keys.read("renew_before", value::duration);
         let key_type = keys.choice("key_type", &KeyType::WORDS);
         let until_issued = keys.choice("until_issued", &UntilIssued::WORDS);
+        let events = keys
+            .list("events", |node, reading| value::map_with(node, "webhook", reading, Hook::read));
         if let (Some(first), Some(span)) = (&authority, keys.span_of("fallback")) {
             refuse_twice(first, &fallback, span, keys.reading);
         }
@@ -134,6 +139,7 @@ impl Acme {
             renew_before,
             key_type: key_type?,
             until_issued: until_issued?,
+            events,
         })
     }
 

@@ -53,6 +53,12 @@ pub(super) static ACME: Section = Section {
             "What a name without a certificate yet is served with: one of the local CA (`internal`), or no handshake (`refuse`).",
         ),
         Key::new(
+            "events",
+            List(&Shape::Section(&HOOK)),
+            Nothing,
+            "Who is told what becomes of certificates, by a webhook or a program.",
+        ),
+        Key::new(
             "fallback",
             List(&Shape::Section(&FALLBACK)),
             Nothing,
@@ -180,6 +186,55 @@ pub(super) static TSIG_KEY: Section = Section {
             "What it signs with, as the server's configuration has it.",
         ),
         Key::new("secret", One(S::Secret), Required, "The key itself, in base64."),
+    ],
+};
+
+/// One of `acme.events`.
+pub(super) static HOOK: Section = Section {
+    title: "Who is told of certificates",
+    one_of: &["webhook", "run"],
+    keys: &[
+        Key::new(
+            "on",
+            List(&Choice(
+                &[
+                    "obtained",
+                    "renewed",
+                    "failed",
+                    "expiring",
+                    "expired",
+                    "revoked",
+                    "imported",
+                    "ari_changed",
+                    "limited",
+                    "blocked",
+                    "account_recreated",
+                    "store_error",
+                    "store_fell_back",
+                ],
+                &[],
+            )),
+            Nothing,
+            "What it is told of. Default: everything.",
+        ),
+        Key::new(
+            "webhook",
+            One(S::Text),
+            Nothing,
+            "URL of http or https that gets a POST with JSON.",
+        ),
+        Key::new(
+            "run",
+            List(&One(S::Text)),
+            Nothing,
+            "A program and its arguments, in which {event}, {id} and {certificate} are replaced; it gets the JSON on standard input.",
+        ),
+        Key::new(
+            "timeout",
+            One(S::Duration),
+            Nothing,
+            "How long it may take. Default: 10s for a webhook, 30s for a program.",
+        ),
     ],
 };
 

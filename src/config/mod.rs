@@ -4,6 +4,7 @@
 //! a socket, and never loads a certificate: it only says which files to load.
 
 pub mod acme;
+pub mod acme_event;
 pub mod certificate;
 pub mod effective;
 pub mod filter;

@@ -5,14 +5,16 @@ use std::time::SystemTime;
 
 use super::gateway::Shared;
 use crate::filter::Instance;
-use crate::telemetry::metrics::{EndpointReading, FilterReading, Readings};
-use crate::tls::Entry;
+use crate::telemetry::metrics::{
+    CertificateReading, EndpointReading, FilterReading, OrderReading, Readings,
+};
+use crate::tls::{Entry, Origin};
 use crate::upstream::{Pool, Standing};
 
 impl Shared {
-    /// The metrics in Prometheus' text format.
+    /// The metrics in Prometheus' text format, with `orders`, which others know.
     #[must_use]
-    pub fn scrape(&self) -> String {
+    pub fn scrape(&self, orders: Vec<OrderReading>) -> String {
         let generation = self.current.load_full();
         self.metrics.render(&Readings {
             generation: generation.number,
@@ -20,19 +22,30 @@ impl Shared {
             panics: self.panics(),
             lines_dropped: self.lines_dropped(),
             endpoints: generation.pools.iter().flat_map(|pool| endpoints(pool)).collect(),
-            certificates: expiries(&self.certificates.entries()),
+            certificates: certificates(&self.certificates.entries(), SystemTime::now()),
+            orders,
+            challenge_hits: self.certificates.challenges().hits().collect(),
             filters: generation.chains.instances().flat_map(verdicts).collect(),
         })
     }
 }
 
-/// The end of validity of each certificate, by its id.
-fn expiries(entries: &[Arc<Entry>]) -> Vec<(String, SystemTime)> {
-    let expiry = |entry: &Arc<Entry>| (entry.id().to_string(), entry.certificate().leaf.not_after);
-    let mut all: Vec<_> = entries.iter().map(expiry).collect();
+/// The certificates in service, by their id.
+fn certificates(entries: &[Arc<Entry>], now: SystemTime) -> Vec<CertificateReading> {
+    let reading = |entry: &Arc<Entry>| CertificateReading {
+        name: entry.id().to_string(),
+        not_after: entry.certificate().leaf.not_after,
+        health: entry.health(now).as_str(),
+        is_stand_in: match entry.origin() {
+            Origin::Files | Origin::LocalCa => None,
+            Origin::Authority => Some(false),
+            Origin::StandIn => Some(true),
+        },
+    };
+    let mut all: Vec<_> = entries.iter().map(reading).collect();
     // Of two with one id, which only a site on two listeners has, the first to end counts.
     all.sort_unstable();
-    all.dedup_by(|later, first| later.0 == first.0);
+    all.dedup_by(|later, first| later.name == first.name);
     all
 }
 

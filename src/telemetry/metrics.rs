@@ -12,6 +12,7 @@
 //! that were busy otherwise; a unit test below prints it. Its pool's handle comes on top.
 
 mod allocator;
+mod certificates;
 mod family;
 mod histogram;
 mod process;
@@ -24,10 +25,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use self::certificates::{AuthorityMetrics, CertificateMetrics, Delivery, StoreOp};
 pub use self::family::{ALL, Family, Kind};
 pub use self::histogram::Histogram;
 use self::registry::Registry;
-pub use self::render::{EndpointReading, FilterReading, Readings};
+pub use self::render::{
+    CertificateReading, EndpointReading, FilterReading, OrderReading, Readings,
+};
 pub use self::stapling::{Said, StaplingMetrics};
 pub use self::text::CONTENT_TYPE;
 
@@ -40,6 +44,9 @@ pub struct Metrics {
     listeners: Registry<String, ListenerMetrics>,
     /// Of OCSP stapling.
     pub stapling: StaplingMetrics,
+    authorities: Registry<String, AuthorityMetrics>,
+    /// Of certificates, whoever issues them.
+    pub certificates: CertificateMetrics,
     /// The words for failures, in the order of their numbers.
     errors: Vec<&'static str>,
     refused: Vec<AtomicU64>,
@@ -174,6 +181,8 @@ impl Metrics {
             servers: Registry::default(),
             listeners: Registry::default(),
             stapling: StaplingMetrics::default(),
+            authorities: Registry::default(),
+            certificates: CertificateMetrics::default(),
             refused: zeros(),
             failed: zeros(),
             errors,
@@ -206,6 +215,12 @@ impl Metrics {
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.handle(name.to_owned())
+    }
+
+    /// The handle of a certificate authority, by the URL of its directory.
+    #[must_use]
+    pub fn authority(&self, directory: &str) -> Arc<AuthorityMetrics> {
+        self.authorities.handle(directory.to_owned())
     }
 
     /// Counts a request that was not answered as meant, by the place of its error.

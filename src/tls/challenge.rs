@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -35,7 +36,16 @@ pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
 #[derive(Debug, Default)]
 pub struct Challenges {
     outstanding: ArcSwap<Vec<Arc<Outstanding>>>,
+    hits: [AtomicU64; HITS.len()],
 }
+
+/// Kinds of probes, and whether they were for something outstanding.
+const HITS: [(&str, &str); 4] = [
+    ("http-01", "answered"),
+    ("http-01", "unknown"),
+    ("tls-alpn-01", "answered"),
+    ("tls-alpn-01", "unknown"),
+];
 
 /// A challenge that is answered until this is dropped.
 #[derive(Debug)]
@@ -100,12 +110,14 @@ impl Challenges {
     pub fn http(&self, host: &HostRef<'_>, path: &str) -> Option<Bytes> {
         let asked = path.strip_prefix(HTTP_PREFIX)?;
         let outstanding = self.outstanding.load();
-        outstanding.iter().find_map(|one| match &one.proof {
+        let answer = outstanding.iter().find_map(|one| match &one.proof {
             Proof::Http { token, key_authorization } if token == asked => {
                 (one.host.as_ref() == *host).then(|| key_authorization.clone())
             }
             Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
-        })
+        });
+        self.count_hit(0, answer.is_some());
+        answer
     }
 
     /// What to answer a probe with. `None` for every client that is none, and where no challenge is
@@ -118,12 +130,14 @@ impl Challenges {
         let asked = hello.server_name()?;
         let outstanding = self.outstanding.load();
         // Two orders may be at the same name; only the later certificate can still be waited for.
-        outstanding.iter().rev().find_map(|one| match &one.proof {
+        let answer = outstanding.iter().rev().find_map(|one| match &one.proof {
             Proof::TlsAlpn { server_name, config } if server_name == asked => {
                 Some((one.host.clone(), Arc::clone(config)))
             }
             Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
-        })
+        });
+        self.count_hit(2, answer.is_some());
+        answer
     }
 
     /// Whether a TLS-ALPN-01 challenge of `host` is outstanding. Another one would be shown instead.
@@ -139,6 +153,17 @@ impl Challenges {
     #[must_use]
     pub fn count(&self) -> usize {
         self.outstanding.load().len()
+    }
+
+    /// How many probes came: of which kind, whether they asked for something outstanding, and their
+    /// number.
+    pub fn hits(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let counts = self.hits.iter().map(|count| count.load(Ordering::Relaxed));
+        HITS.iter().zip(counts).map(|((kind, result), count)| (*kind, *result, count))
+    }
+
+    fn count_hit(&self, first: usize, is_answered: bool) {
+        self.hits[first + usize::from(!is_answered)].fetch_add(1, Ordering::Relaxed);
     }
 
     fn publish(self: &Arc<Self>, host: Host, proof: Proof) -> Published {

@@ -17,6 +17,7 @@ pub mod connect;
 mod contents;
 #[cfg(test)]
 mod fixture;
+pub mod health;
 pub mod issued;
 pub mod local_ca;
 pub mod ocsp;
@@ -42,10 +43,11 @@ pub use client_config::{ClientConfigError, SystemRoots};
 pub use client_material::ClientMaterial;
 pub use connect::{ClientStream, ConnectError, connect};
 pub use contents::Contents;
+pub use health::{Ending, Health};
 pub use local_ca::{LocalCa, LocalCaError};
 pub use on_demand::OnDemand;
 pub use provider::install;
-pub use store::{CertStore, Entry, Table};
+pub use store::{CertStore, Entry, Origin, Table};
 pub use ticket::Tickets;
 
 // What other modules hold and hand back, under names of ours: only this one names rustls.

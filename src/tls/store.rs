@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::net::{Host, HostPattern, HostRef};
 use crate::tls::certificate::{Certificate, Fingerprint};
 use crate::tls::challenge::Challenges;
+use crate::tls::health::Health;
 use crate::tls::ocsp::Staple;
 use crate::tls::on_demand::OnDemand;
 
@@ -38,6 +39,20 @@ pub struct Entry {
     patterns: Vec<HostPattern>,
     certificate: Certificate,
     stapled: ArcSwapOption<Stapled>,
+    origin: Origin,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// From files that somebody else renews.
+    Files,
+    /// The local CA, for names that are its own.
+    LocalCa,
+    /// An authority.
+    Authority,
+    /// The local CA, until an authority has issued one.
+    StandIn,
 }
 
 /// A certificate's key and chain with what its issuer says about it.
@@ -190,7 +205,28 @@ impl Entry {
         patterns: Vec<HostPattern>,
         certificate: Certificate,
     ) -> Self {
-        Self { id: id.into(), patterns, certificate, stapled: ArcSwapOption::empty() }
+        let stapled = ArcSwapOption::empty();
+        Self { id: id.into(), patterns, certificate, stapled, origin: Origin::Files }
+    }
+
+    /// The same from `origin`; without it, from files.
+    #[must_use]
+    pub fn coming_from(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// Where the certificate comes from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What the certificate's age means at `now`; a stand-in is none that clients trust.
+    #[must_use]
+    pub fn health(&self, now: SystemTime) -> Health {
+        let health = self.certificate.leaf.health(now);
+        if self.origin == Origin::StandIn { health.max(Health::Degraded) } else { health }
     }
 
     /// What names it across reloads.

@@ -424,9 +424,11 @@ async fn a_rehearsal_is_neither_kept_nor_served() {
         authority: Authority::new(down, transport).with_clock(&clock),
         ca_digest: None,
     };
-    let wanted = vec![Wanted { id: id.clone(), names: vec![NAME.to_owned()] }];
+    let (name, names) = (format!("acme:{NAME}"), vec![NAME.to_owned()]);
+    let wanted = vec![Wanted { id: id.clone(), name, names }];
     let sources = vec![source];
-    let assignment = Assignment { acme, storage: storage.clone(), sources, clock, wanted };
+    let events = wardgate::acme::event::Events::silent();
+    let assignment = Assignment { acme, storage: storage.clone(), sources, clock, wanted, events };
     let (assignments, given) = watch::channel(Some(Arc::new(assignment)));
     let (commands, heard) = Commands::channel();
     let install = Arc::new(|_: &CertId, _| panic!("nothing is to be served"));

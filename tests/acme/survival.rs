@@ -385,7 +385,9 @@ async fn a_disk_that_fills_while_an_order_is_under_way_costs_no_certificate() {
     scene.between.expect("/certZ/", 1, Fate::Hold);
     let directory = TempDir::new().unwrap();
     fs::create_dir(directory.path().join("storage")).unwrap();
-    let gateway = Gateway::start_program(program, directory, &scene.yaml(&[NAME], "")).await;
+    // Not of a minute, which would be over when there is room again.
+    let text = scene.yaml(&[NAME], ", profile: classic");
+    let gateway = Gateway::start_program(program, directory, &text).await;
     scene.between.met(1).await;
     let disk = PathBuf::from(format!("/proc/{}/root", gateway.id()))
         .join(gateway.directory().strip_prefix("/").unwrap())

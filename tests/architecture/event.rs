@@ -43,6 +43,7 @@ const FIELDS: &[&str] = &[
     // Orders of certificates.
     "days",
     "echoed",
+    "event",
     "instead",
     "names",
     "ordered",

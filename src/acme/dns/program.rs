@@ -73,7 +73,7 @@ impl Program {
 }
 
 /// The end of what a program said, as one line.
-fn last_words(said: &[u8]) -> String {
+pub(in crate::acme) fn last_words(said: &[u8]) -> String {
     const LONGEST: usize = 300;
     let text = String::from_utf8_lossy(said);
     let words = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");

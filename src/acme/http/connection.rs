@@ -17,7 +17,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::RequestError;
+use super::{RequestError, Server};
+use crate::tls::transport::Upstream;
 use crate::tls::{ClientConfig, ServerName, connect};
 
 /// Largest answer that is taken. Chains and orders of a hundred names are a tenth of it.
@@ -25,8 +26,8 @@ const MAX_ANSWER: usize = 1024 * 1024;
 
 /// A connection that is open, as far as is known.
 pub(super) struct Connection {
-    /// Host and port.
-    pub(super) authority: String,
+    /// Where it leads.
+    pub(super) server: Server,
     /// When it was last used.
     pub(super) used: Instant,
     sender: SendRequest<Full<Bytes>>,
@@ -47,34 +48,42 @@ impl Failure {
 }
 
 impl Connection {
-    /// Connects to `authority`, which is a host and a port, within `limit`.
+    /// Connects to `server` within `limit`, with `tls` or else plainly.
     pub(super) async fn open(
-        tls: &Arc<ClientConfig>,
-        authority: &str,
+        tls: Option<&Arc<ClientConfig>>,
+        server: &Server,
         limit: Duration,
     ) -> Result<Self, RequestError> {
-        match tokio::time::timeout(limit, Self::open_at_leisure(tls, authority)).await {
+        let authority = &server.authority;
+        match tokio::time::timeout(limit, Self::open_at_leisure(tls, server)).await {
             Ok(opened) => opened,
-            Err(_) => Err(RequestError::ConnectTimeout { authority: authority.to_owned(), limit }),
+            Err(_) => Err(RequestError::ConnectTimeout { authority: authority.clone(), limit }),
         }
     }
 
     async fn open_at_leisure(
-        tls: &Arc<ClientConfig>,
-        authority: &str,
+        tls: Option<&Arc<ClientConfig>>,
+        server: &Server,
     ) -> Result<Self, RequestError> {
+        let authority = server.authority.as_str();
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| RequestError::Url(authority.to_owned()))?;
         let addresses = tokio::net::lookup_host(authority)
             .await
             .map_err(|source| RequestError::Resolve { host: host.to_owned(), source })?;
         let at = |source| RequestError::Connect { authority: authority.to_owned(), source };
         let stream = dial(addresses).await.map_err(at)?;
-        let stream = connect(tls, name, stream)
-            .await
-            .map_err(|source| RequestError::Tls { authority: authority.to_owned(), source })?;
+        let stream = match tls {
+            None => Upstream::Plain(stream),
+            Some(tls) => {
+                let name = ServerName::try_from(host.to_owned())
+                    .map_err(|_| RequestError::Url(authority.to_owned()))?;
+                let stream = connect(tls, name, stream).await.map_err(|source| {
+                    RequestError::Tls { authority: authority.to_owned(), source }
+                })?;
+                Upstream::Tls(Box::new(stream))
+            }
+        };
         let opened = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = opened.map_err(|error| RequestError::Broken {
             authority: authority.to_owned(),
@@ -83,7 +92,7 @@ impl Connection {
         // What ends it shows at the request.
         let connection = Box::pin(async move { drop(connection.await) });
         let driver = Driver { connection, is_over: false };
-        Ok(Self { authority: authority.to_owned(), used: Instant::now(), sender, driver })
+        Ok(Self { server: server.clone(), used: Instant::now(), sender, driver })
     }
 
     /// Sends `request` and takes the whole answer.
@@ -120,7 +129,7 @@ impl Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("authority", &self.authority).finish_non_exhaustive()
+        f.debug_struct("Connection").field("server", &self.server).finish_non_exhaustive()
     }
 }
 

@@ -30,6 +30,7 @@ impl Issuer {
                 // An order that is pending for it, or an authority that knows nothing of it.
                 tracing::warn!(names = ?request.names, %error, "ordering without `replaces`");
                 dropped.replaces = true;
+                self.session.authority.metrics.dropped_replaces();
             } else if let Some(profile) = &request.profile
                 && !dropped.profile
                 && error.is(Kind::InvalidProfile)

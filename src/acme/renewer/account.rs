@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::job::{JobError, blocking};
 use super::{Assignment, Source};
 use crate::acme::account::{ExternalAccount, Registration};
+use crate::acme::event::{Event, Happening};
 use crate::acme::problem::Kind;
 use crate::acme::session::Session;
 use crate::acme::storage::{AccountLock, AuthorityId};
 use crate::acme::time::DAY;
+use crate::config::acme_event::EventKind;
 
 /// Pause between two looks at an account that somebody else is making.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -63,7 +65,9 @@ impl Assignment {
         let again = Session::recreate(&source.authority, &kept.credentials, &registration).await;
         let (session, credentials) = again?;
         self.keep(lock, credentials).await?;
-        tracing::warn!(directory = %source.settings.directory, "the authority had lost the ACME account, made it again");
+        let (event, directory) = (EventKind::AccountRecreated.name(), &source.settings.directory);
+        tracing::warn!(event, %directory, "the authority had lost the ACME account, made it again");
+        self.events.tell(Event::new(Happening::AccountRecreated).at(directory));
         Ok(session)
     }
 

@@ -7,8 +7,10 @@ use std::io;
 use std::sync::Arc;
 
 pub(super) use self::error::{JobError, texts};
+use super::tell::News;
 use super::{Assignment, Source};
 use crate::acme::dns::Persist;
+use crate::acme::event::{Event, Happening};
 use crate::acme::journal::Journal;
 use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
 use crate::acme::problem::{Kind, Problem};
@@ -18,6 +20,8 @@ use crate::acme::state::{Attempt, LastProblem, OnDisk, Record, Target};
 use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
 use crate::acme::time::{DAY, HOUR, MINUTE, seconds};
 use crate::config::acme::ChallengeKind;
+use crate::config::acme_event::EventKind;
+use crate::telemetry::metrics::StoreOp;
 use crate::tls::{Certificate, Challenges};
 
 /// One certificate that is to be ordered.
@@ -46,6 +50,8 @@ pub(super) struct Done {
     pub(super) is_elsewhere: bool,
     /// It is served, and could not be saved.
     pub(super) is_unsaved: bool,
+    /// What is told once it is served.
+    pub(super) news: Option<News>,
 }
 
 /// What a second look at the disk comes to.
@@ -139,10 +145,11 @@ impl Job {
     async fn look_again(&self, lock: &Arc<CertLock>) -> Result<Look, JobError> {
         let (storage, kept) = (self.present.storage.clone(), Arc::clone(lock));
         let found = blocking(move || storage.recover(Place::Live, &kept)).await??;
-        for fault in &found.faults {
+        for fault in found.faults.iter().filter(|_| !found.fell_back) {
             let error: &dyn Error = &fault.error;
-            tracing::error!(certificate = %self.id, error, "a kept certificate cannot be used");
+            tracing::warn!(certificate = %self.id, error, "a kept certificate cannot be used");
         }
+        self.present.tell_fell_back(&self.id, &self.target, &found);
         let mut record = self.record().await;
         let is_parked = record.parked_until().is_some_and(|until| until > self.now());
         if is_parked && record.since > self.known.since {
@@ -301,7 +308,8 @@ impl Job {
         if let Err(error) = saved {
             return Ok(self.serve_unsaved(lock, record, certificate, &error).await);
         }
-        record.installed(&Life::of(&certificate.leaf), directory, true, self.now())?;
+        let (life, is_first) = (Life::of(&certificate.leaf), record.certificate.is_none());
+        record.installed(&life, directory, true, self.now())?;
         let (storage, kept, told) =
             (self.present.storage.clone(), Arc::clone(lock), record.clone());
         let written = blocking(move || {
@@ -311,10 +319,19 @@ impl Job {
         });
         if let Ok(Err(error)) = written.await {
             let error: &dyn Error = &error;
-            tracing::warn!(certificate = %self.id, error, "could not write down a success");
+            let event = EventKind::StoreError.name();
+            tracing::warn!(event, certificate = %self.id, error, "could not write down a success");
+            self.tell(Happening::StoreError { op: StoreOp::Record, problem: texts(error) });
         }
-        tracing::info!(certificate = %self.id, reason = self.why.as_str(), days, "obtained a certificate");
-        Ok(Done { record: Some(record), certificate: Some(certificate), ..Done::default() })
+        let (why, not_after) = (self.why, life.not_after);
+        let happening = match is_first {
+            true => Happening::Obtained { why, not_after },
+            false => Happening::Renewed { why, not_after },
+        };
+        let (event, events) = (self.event(happening), self.present.events.clone());
+        let news = Some(News { event, events, reason: why.as_str(), days });
+        let certificate = Some(certificate);
+        Ok(Done { record: Some(record), certificate, news, ..Done::default() })
     }
 
     /// Serves what cannot be saved. Its order stays written down, and is fetched again soon.
@@ -341,8 +358,19 @@ impl Job {
     }
 
     fn tell_unsaved(&self, error: &StoreError) {
+        let (event, problem) = (EventKind::StoreError.name(), texts(error));
         let error: &dyn Error = error;
-        tracing::error!(certificate = %self.id, error, "could not save a certificate, serving it from memory");
+        tracing::error!(event, certificate = %self.id, error, "could not save a certificate, serving it from memory");
+        self.tell(Happening::StoreError { op: StoreOp::Save, problem });
+    }
+
+    fn tell(&self, happening: Happening) {
+        self.present.events.tell(self.event(happening));
+    }
+
+    fn event(&self, happening: Happening) -> Event {
+        let event = self.present.event(&self.id, &self.target, happening);
+        event.at(&self.source.settings.directory)
     }
 
     async fn keep(&self, lock: &Arc<CertLock>, record: &Record) {
@@ -350,7 +378,9 @@ impl Job {
             (self.present.storage.clone(), Arc::clone(lock), record.clone());
         if let Ok(Err(error)) = blocking(move || storage.keep_record(&kept, &record)).await {
             let error: &dyn Error = &error;
-            tracing::warn!(certificate = %self.id, error, "could not write down how an order went");
+            let event = EventKind::StoreError.name();
+            tracing::warn!(event, certificate = %self.id, error, "could not write down how an order went");
+            self.tell(Happening::StoreError { op: StoreOp::Record, problem: texts(error) });
         }
     }
 
@@ -372,30 +402,44 @@ impl Job {
     fn note(&self, record: &mut Record, error: &JobError, left: Option<i64>) {
         let (problem, retry_after) = (error.last_problem(), error.retry_after());
         let told: &dyn Error = error;
-        let (certificate, now) = (&self.id, self.now());
+        let (certificate, now, why) = (&self.id, self.now(), self.why);
         let directory = self.source.settings.directory.as_str();
         let directories = self.present.directories();
         let attempt = self.attempt(&directories, left, retry_after);
-        if error.is_permanent() {
+        let (detail, bad_names) = (problem.detail.clone(), problem.names.clone());
+        if matches!(error, JobError::Store(_)) {
+            self.present.events.metrics().certificates.store_failed(StoreOp::Order);
+        }
+        let happening = if error.is_permanent() {
             let link = error.problem().and_then(Problem::link).map(str::to_owned);
-            if let Some(until) = record.blocked(attempt, problem, link, now) {
+            let event = EventKind::Blocked.name();
+            let retry_at = record.blocked(attempt, problem, link.clone(), now);
+            if let Some(until) = retry_at {
                 let seconds = until - now;
-                tracing::error!(%certificate, directory, error = told, seconds, "cannot obtain a certificate here until something is changed, asks the next authority");
+                tracing::error!(event, %certificate, directory, error = told, seconds, "cannot obtain a certificate here until something is changed, asks the next authority");
             } else {
-                tracing::error!(%certificate, error = told, "cannot obtain a certificate until something is changed");
+                tracing::error!(event, %certificate, error = told, "cannot obtain a certificate until something is changed");
             }
+            Happening::Blocked { why, retry_at, problem: detail, link }
         } else if error.problem().is_some_and(|problem| problem.kind == Kind::RateLimited) {
             let until = now + retry_after.unwrap_or(HOUR).clamp(MINUTE, LONGEST_LIMIT);
             let scope = error.limited_scope(&self.target);
+            let word = scope.as_str();
+            self.present.events.limited(directory, word, until);
             let elsewhere = record.limited(attempt, scope, until, problem, now);
-            let seconds = elsewhere.unwrap_or(until) - now;
-            tracing::warn!(%certificate, directory, error = told, seconds, "met a rate limit of the authority");
+            let retry_at = elsewhere.unwrap_or(until);
+            let (event, seconds) = (EventKind::Limited.name(), retry_at - now);
+            tracing::warn!(event, %certificate, directory, error = told, seconds, "met a rate limit of the authority");
+            Happening::Limited { why, scope: word, until, retry_at, problem: detail }
         } else {
-            let until = record.failed(attempt, problem, now);
-            let seconds = until - now;
+            let retry_at = record.failed(attempt, problem, now);
+            let (event, seconds) = (EventKind::Failed.name(), retry_at - now);
             let hint = error.hint();
-            tracing::warn!(%certificate, directory, error = told, hint, seconds, "could not obtain a certificate");
-        }
+            tracing::warn!(event, %certificate, directory, error = told, hint, seconds, "could not obtain a certificate");
+            let fails = record.fails;
+            Happening::Failed { why, attempt: fails, retry_at, problem: detail, bad_names }
+        };
+        self.tell(happening);
     }
 
     fn attempt<'a>(

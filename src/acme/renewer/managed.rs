@@ -1,9 +1,13 @@
 //! What the renewer knows of a certificate: what the disk says, and what it has learnt since.
 
+use super::job::texts;
 use super::{Assignment, Source, Wanted};
+use crate::acme::event::Happening;
 use crate::acme::schedule::Life;
 use crate::acme::state::{OnDisk, Record, State, Target};
 use crate::acme::storage::{CertId, Place, Storage, StoreError};
+use crate::config::acme_event::EventKind;
+use crate::telemetry::metrics::StoreOp;
 use crate::tls::Certificate;
 use crate::tls::issued;
 
@@ -20,6 +24,10 @@ pub(super) struct Managed {
     pub(super) is_ordering: bool,
     /// Not to be touched before.
     pub(super) again_at: Option<i64>,
+    /// What is served could not be saved.
+    pub(super) is_unsaved: bool,
+    /// It was told that the certificate in service is revoked.
+    told_revoked: bool,
 }
 
 /// What an assignment changes about the one before it.
@@ -37,17 +45,27 @@ pub(super) enum Change {
 pub(super) struct Read {
     pub(super) managed: Managed,
     pub(super) certificate: Option<Certificate>,
+    /// It is older than what was in service, which is damaged.
+    pub(super) fell_back: bool,
 }
 
 /// Every certificate of `present` as the disk knows it.
 pub(super) fn read_all(present: &Assignment, change: Change, now: i64) -> Vec<(CertId, Read)> {
     let read = |wanted: &Wanted| {
         let target = present.target(wanted);
-        let read = Managed::read(&present.storage, &wanted.id, &target, now);
+        let read = || Managed::read(&present.storage, &wanted.id, &target, now);
+        let read = read().and_then(|found| match found.fell_back {
+            true if present.put_right(&wanted.id, &target)? => read(),
+            _ => Ok(found),
+        });
         let mut read = read.unwrap_or_else(|error| {
             let error: &dyn std::error::Error = &error;
-            tracing::error!(certificate = %wanted.id, error, "could not read what is kept of it");
-            Read { managed: Managed::unknown(target, now), certificate: None }
+            let op = StoreOp::Read;
+            let event = EventKind::StoreError.name();
+            tracing::error!(event, certificate = %wanted.id, error, "could not read what is kept of it");
+            let problem = texts(error);
+            present.tell(&wanted.id, &target, Happening::StoreError { op, problem });
+            Read { managed: Managed::unknown(target.clone(), now), certificate: None, fell_back: false }
         });
         read.managed.forgive(change, now);
         (wanted.id.clone(), read)
@@ -63,7 +81,8 @@ impl Managed {
         target: &Target,
         now: i64,
     ) -> Result<Read, StoreError> {
-        let found = storage.load(Place::Live, id)?.generation;
+        let found = storage.load(Place::Live, id)?;
+        let (fell_back, found) = (found.fell_back, found.generation);
         let mut managed = Self::unknown(target.clone(), now);
         if let Some(record) = storage.record(id)? {
             managed.record = record;
@@ -88,7 +107,7 @@ impl Managed {
             // There is no name to ask for it by.
             managed.record.ari = None;
         }
-        Ok(Read { managed, certificate })
+        Ok(Read { managed, certificate, fell_back })
     }
 
     /// Lets what was blocked be tried again where it may succeed now: somebody has changed something,
@@ -105,6 +124,8 @@ impl Managed {
     pub(super) fn go_on_from(&mut self, known: &Self, change: Change, now: i64) {
         (self.is_busy, self.is_ordering) = (known.is_busy, known.is_ordering);
         self.again_at = known.again_at;
+        self.is_unsaved = known.is_unsaved;
+        self.told_revoked = known.told_revoked;
         let is_newer = known.record.since > self.record.since;
         if known.record.target == self.record.target && is_newer {
             self.record = known.record.clone();
@@ -124,6 +145,18 @@ impl Managed {
         self.life.as_ref().is_some_and(|present| present.tag() == life.tag())
     }
 
+    /// Tells once that the certificate in service is revoked.
+    pub(super) fn tell_revoked(&mut self, id: &CertId, present: &Assignment) {
+        let is_revoked = self.record.is_revoked;
+        if is_revoked && !self.told_revoked {
+            let (event, target) = (EventKind::Revoked.name(), &self.record.target);
+            tracing::error!(event, certificate = %id, "the certificate was revoked");
+            let tag = self.life.as_ref().map(|life| life.tag().to_owned());
+            present.events.tell(present.event(id, target, Happening::Revoked).of(tag));
+        }
+        self.told_revoked = is_revoked;
+    }
+
     pub(super) fn unknown(target: Target, now: i64) -> Self {
         let record = Record::new(target, now);
         Self {
@@ -133,6 +166,8 @@ impl Managed {
             is_busy: false,
             is_ordering: false,
             again_at: None,
+            is_unsaved: false,
+            told_revoked: false,
         }
     }
 }

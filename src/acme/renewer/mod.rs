@@ -15,6 +15,7 @@ mod poll;
 mod revocations;
 mod source;
 mod standing;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -193,6 +194,7 @@ impl Renewer {
             self.ask_the_time(&present);
         }
         let known = std::mem::take(&mut self.managed);
+        let events = present.events.clone();
         let read = tokio::task::spawn_blocking(move || read_all(&present, change, now));
         let Ok(found) = read.await else { return };
         for (id, mut read) in found {
@@ -210,6 +212,7 @@ impl Renewer {
         self.requests.retain(&self.managed);
         for managed in self.managed.values() {
             if let State::Limited { until, scope, directory } = &managed.record.state {
+                events.limited(directory, scope.as_str(), *until);
                 self.limits.park(directory, scope.clone(), *until);
             }
         }
@@ -257,6 +260,7 @@ impl Renewer {
             if let Some(life) = managed.life.as_ref().filter(|life| self.revocations.has(life)) {
                 managed.record.revoked(life.tag(), now);
             }
+            managed.tell_revoked(id, &present);
             let record = &managed.record;
             let set = record.set();
             let facts = record.facts(managed.life.as_ref(), &set, renew_before);
@@ -376,8 +380,9 @@ impl Renewer {
 
     fn ordered(&mut self, id: &CertId, done: Done) {
         let now = self.clock.now();
-        let Done { record, certificate, is_elsewhere, is_unsaved } = done;
+        let Done { record, certificate, is_elsewhere, is_unsaved, news } = done;
         let managed = self.managed.get_mut(id);
+        let is_installed = certificate.is_some();
         if let Some(certificate) = certificate {
             let life = Life::of(&certificate.leaf);
             let renewal_id = issued::renewal_id_of(&certificate);
@@ -387,10 +392,14 @@ impl Renewer {
                 (managed.life, managed.renewal_id) = (Some(life), renewal_id);
             }
         }
+        if let Some(news) = news {
+            news.tell(id);
+        }
         // A reload may have taken it away.
         let Some(managed) = self.managed.get_mut(id) else { return };
         (managed.is_busy, managed.is_ordering) = (false, false);
         managed.again_at = is_elsewhere.then(|| now + BUSY_ELSEWHERE);
+        managed.is_unsaved = is_unsaved || (managed.is_unsaved && !is_installed);
         let Some(record) = record else { return };
         if let State::Limited { until, scope, directory } = &record.state {
             self.limits.park(directory, scope.clone(), *until);

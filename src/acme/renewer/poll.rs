@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::{Assignment, Managed, Source};
+use crate::acme::event::Happening;
 use crate::acme::renewal_info::RenewalInfo;
 use crate::acme::schedule::{Ari, Life, Suggestion, Window};
 use crate::acme::session::CallError;
 use crate::acme::state::Record;
 use crate::acme::storage::CertId;
 use crate::acme::time::until;
+use crate::config::acme_event::EventKind;
 
 /// A question that is to be asked.
 pub(super) struct Question {
@@ -88,10 +90,19 @@ impl Question {
             explanation_url: info.explanation_url,
             retry_after: info.retry_after.map(until),
         };
+        let before = ari.window;
         match ari.heard(suggestion, life, self.present.clock.now()) {
             Ok(true) => {
                 let reason = ari.explanation_url.as_deref();
-                tracing::info!(certificate = %self.id, reason, "the authority says when to renew");
+                // The first wish is none that has changed.
+                let event = before.map(|_| EventKind::AriChanged.name());
+                tracing::info!(event, certificate = %self.id, reason, "the authority says when to renew");
+                if let (Some(_), Some(window)) = (before, ari.window) {
+                    let window = (window.start, window.end);
+                    let explanation_url = ari.explanation_url.clone();
+                    let changed = Happening::AriChanged { window, explanation_url };
+                    self.present.tell(&self.id, &self.record.target, changed);
+                }
             }
             Ok(false) => {}
             Err(error) => {
@@ -126,51 +137,91 @@ impl Question {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use bytes::Bytes;
     use http::{Request, Response};
 
     use super::*;
+    use crate::acme::event::{Events, Told};
     use crate::acme::http::{Sending, Transport};
     use crate::acme::session::Authority;
     use crate::acme::state::Target;
     use crate::acme::storage::Storage;
     use crate::acme::time::{Clock, DAY};
     use crate::config;
+    use crate::telemetry::Metrics;
 
-    /// An authority without renewal information.
-    struct Silent;
+    /// An authority that always answers the same, whatever it is asked.
+    struct Stubborn(&'static str);
 
-    impl Transport for Silent {
+    impl Transport for Stubborn {
         fn send(&self, _: Request<Bytes>) -> Sending {
-            Box::pin(async { Ok(Response::new(Bytes::from_static(b"{}"))) })
+            let answer = Bytes::from_static(self.0.as_bytes());
+            Box::pin(async { Ok(Response::new(answer)) })
         }
     }
 
-    #[tokio::test]
-    async fn an_authority_without_renewal_information_is_asked_again_a_day_later() {
+    struct Scene {
+        present: Arc<Assignment>,
+        told: Told,
+        _directory: tempfile::TempDir,
+    }
+
+    fn scene(answer: &'static str) -> Scene {
         let directory = tempfile::tempdir().unwrap();
         let storage = Storage::open(directory.path()).unwrap();
         let text = "sites: { a.example.com: { upstream: \"http://b\" } }\nacme: {}\n";
         let loaded = config::from_text("gateway.yaml", text, std::path::Path::new("")).unwrap();
         let acme = loaded.config.acme.unwrap();
         let settings = acme.authority.clone();
-        let authority = Authority::new(settings.directory.as_str(), Arc::new(Silent));
-        let source = Source { settings, authority, ca_digest: None };
-        let (clock, sources) = (Clock::default(), vec![source.clone()]);
-        let present = Assignment { acme, storage, sources, clock, wanted: Vec::new() };
-        let (target, life) = (Target::default(), Life::new(0, 90 * DAY, b"1"));
-        let ari = Some(Ari::start(&life, 0));
-        let question = Question {
-            present: Arc::new(present),
-            source: Some(source),
-            id: CertId::new("a.example.com"),
-            record: Record { ari, ..Record::new(target, 0) },
-            life: Some(life),
-            renewal_id: Some("a.b".into()),
-        };
+        let authority = Authority::new(settings.directory.as_str(), Arc::new(Stubborn(answer)));
+        let sources = vec![Source { settings, authority, ca_digest: None }];
+        let (events, told) = Events::new(Arc::new(Metrics::new([], SystemTime::UNIX_EPOCH)));
+        let (clock, wanted) = (Clock::default(), Vec::new());
+        let present = Assignment { acme, storage, sources, clock, wanted, events };
+        Scene { present: Arc::new(present), told, _directory: directory }
+    }
+
+    impl Scene {
+        fn question(&self, ari: Ari, life: &Life) -> Question {
+            Question {
+                present: Arc::clone(&self.present),
+                source: self.present.sources.first().cloned(),
+                id: CertId::new("a.example.com"),
+                record: Record { ari: Some(ari), ..Record::new(Target::default(), 0) },
+                life: Some(life.clone()),
+                renewal_id: Some("a.b".into()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authority_without_renewal_information_is_asked_again_a_day_later() {
+        let life = Life::new(0, 90 * DAY, b"1");
+        let question = scene("{}").question(Ari::start(&life, 0), &life);
         let ari = question.ask().await.ari.unwrap();
         let now = Clock::default().now();
         assert!((now + DAY - 60..=now + DAY).contains(&ari.next_poll), "{ari:?}");
         assert_eq!((ari.window, ari.errors), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn a_wish_is_told_when_it_changes() {
+        let mut scene = scene(
+            r#"{ "renewalInfo": "https://ca.test/ri", "explanationURL": "https://ca.test/why",
+                "suggestedWindow": { "start": "1970-01-02T00:00:00Z", "end": "1970-01-03T00:00:00Z" } }"#,
+        );
+        let life = Life::new(0, 90 * DAY, b"1");
+        let first = scene.question(Ari::start(&life, 0), &life).ask().await.ari.unwrap();
+        assert_eq!(first.window, Some(Window { start: DAY, end: 2 * DAY }));
+        scene.question(first.clone(), &life).ask().await;
+        assert!(scene.told.try_recv().is_err(), "the first is no change, nor is the same again");
+        let other = Ari { window: Some(Window { start: 5, end: 6 }), ..first };
+        scene.question(other, &life).ask().await;
+        let event = scene.told.try_recv().unwrap().payload("1", "gw");
+        assert_eq!(event["event"], "ari.changed");
+        assert_eq!(event["explanation_url"], "https://ca.test/why");
+        assert_eq!(event["window_start"], "1970-01-02T00:00:00Z");
     }
 }

@@ -1,6 +1,7 @@
 //! What the configuration in force wants, and where it is had from.
 
 use super::Change;
+use crate::acme::event::Events;
 use crate::acme::session::Authority;
 use crate::acme::state::Target;
 use crate::acme::storage::{CertId, Storage};
@@ -20,6 +21,8 @@ pub struct Assignment {
     pub clock: Clock,
     /// Which are wanted.
     pub wanted: Vec<Wanted>,
+    /// Who is told what becomes of them.
+    pub events: Events,
 }
 
 /// An authority.
@@ -38,6 +41,8 @@ pub struct Source {
 pub struct Wanted {
     /// What it is kept as.
     pub id: CertId,
+    /// What names it once it is in service.
+    pub name: String,
     /// DNS names in ASCII, `*.` before wildcards, and addresses.
     pub names: Vec<String>,
 }
@@ -63,9 +68,11 @@ impl Assignment {
     /// What this one changes about `last`.
     pub(super) fn change(&self, last: Option<&Self>) -> Change {
         let digests = |one: &Self| one.sources.iter().map(|it| it.ca_digest).collect::<Vec<_>>();
+        // Who is told of orders has no part in them.
+        let settings = |one: &Self| Acme { events: Vec::new(), ..one.acme.clone() };
         match last {
             None => Change::Begun,
-            Some(last) if last.acme != self.acme || digests(last) != digests(self) => {
+            Some(last) if settings(last) != settings(self) || digests(last) != digests(self) => {
                 Change::Settings
             }
             Some(_) => Change::None,

@@ -14,6 +14,8 @@ use crate::acme::storage::CertId;
 pub struct Standing {
     /// What it is kept as.
     pub id: CertId,
+    /// It is served, and could not be saved.
+    pub is_unsaved: bool,
     /// Its [`State`] in one word; `ordering` while an order is under way.
     pub state: &'static str,
     /// Failures in a row.
@@ -35,6 +37,7 @@ impl Standing {
         let at = plan.at.max(parked.unwrap_or(plan.at));
         Self {
             id: id.clone(),
+            is_unsaved: managed.is_unsaved,
             state: if managed.is_ordering {
                 State::Ordering.as_str()
             } else {

@@ -1,6 +1,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::*;
+use crate::acme::event::Events;
 use crate::acme::state::{OnDisk, Target};
 use crate::acme::storage::Storage;
 use crate::acme::time::{DAY, unix};
@@ -14,8 +15,9 @@ fn a_look_at_five_thousand_certificates_is_short() {
     let text = "sites: { a.example.com: { upstream: \"http://b\" } }\nacme: {}\n";
     let loaded = config::from_text("gateway.yaml", text, std::path::Path::new("")).unwrap();
     let acme = loaded.config.acme.unwrap();
-    let (sources, wanted) = (Vec::new(), Vec::new());
-    let present = Assignment { acme, storage, sources, clock: Clock::default(), wanted };
+    let (sources, wanted, clock) = (Vec::new(), Vec::new(), Clock::default());
+    let events = Events::silent();
+    let present = Assignment { acme, storage, sources, clock, wanted, events };
     let assignments = watch::Sender::new(None);
     let install: Arc<Install> = Arc::new(|_: &CertId, _| {});
     let standings = Standings::default();

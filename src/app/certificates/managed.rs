@@ -13,7 +13,7 @@ use crate::acme::time::unix;
 use crate::config::Config;
 use crate::config::site::{self, Site, SiteCertificate};
 use crate::net::HostPattern;
-use crate::tls::{Certificate, Entry};
+use crate::tls::{Certificate, Entry, Origin};
 
 /// A certificate that an authority issues.
 #[derive(Clone, Debug)]
@@ -121,6 +121,12 @@ impl Managed {
         self.imported.as_ref().map(|it| it.makes_way_at).filter(|at| *at > now)
     }
 
+    /// Where `certificate`, which is served, comes from.
+    pub(super) fn origin(&self, certificate: &Certificate) -> Origin {
+        let is_it = |it: &Imported| it.certificate.leaf.fingerprint == certificate.leaf.fingerprint;
+        if self.imported.as_ref().is_some_and(is_it) { Origin::Files } else { Origin::Authority }
+    }
+
     pub(super) fn entry(&self, certificate: Certificate) -> Entry {
         Entry::new(self.name.as_str(), self.patterns.clone(), certificate)
     }
@@ -129,6 +135,7 @@ impl Managed {
         let makes_way_at = self.makes_way_at(now)?;
         Some(Standing {
             id: self.id.clone(),
+            is_unsaved: false,
             state: "imported",
             fails: 0,
             problem: None,
@@ -143,6 +150,7 @@ pub(super) fn wanted(managed: &[Managed], now: SystemTime) -> Vec<Wanted> {
     let kept = managed.iter().filter(|one| one.makes_way_at(now).is_none());
     let wanted = kept.map(|one| Wanted {
         id: one.id.clone(),
+        name: one.name.clone(),
         names: one.patterns.iter().map(ToString::to_string).collect(),
     });
     wanted.collect()

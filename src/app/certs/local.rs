@@ -152,7 +152,7 @@ impl<'c> Local<'c> {
         let Some(acme) = &self.config.acme else {
             return Err(no_authority());
         };
-        let wanted = Wanted { id: id.clone(), names };
+        let wanted = Wanted { id: id.clone(), name: format!("acme:{name}"), names };
         let known = || Known::read(&self.storage, acme, &wanted).map_err(|error| unusable(&error));
         let Some(lock) = self.storage.lock(&id).map_err(|error| unusable(&error))? else {
             return Ok(Told::of(&name, "restored", Verdict::Busy, None).reply());
@@ -215,7 +215,9 @@ impl<'c> Local<'c> {
         match &case.subject.origin {
             Origin::Acme(id) => {
                 let Some(acme) = &self.config.acme else { return case };
-                let wanted = Wanted { id: id.clone(), names: case.subject.names.clone() };
+                let Subject { name, names, .. } = &case.subject;
+                let name = format!("acme:{name}");
+                let wanted = Wanted { id: id.clone(), name, names: names.clone() };
                 match Known::read(&self.storage, acme, &wanted) {
                     Ok(known) => case.known = Some(known),
                     Err(error) => case.problem = Some(texts(&error)),

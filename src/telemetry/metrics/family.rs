@@ -95,6 +95,40 @@ families! {
         "Questions to the OCSP responders of certificates, by what came of them";
     STAPLED: Gauge "wardgate_ocsp_stapled_certificates" []
         "Certificates that are served with an OCSP response";
+    CERTIFICATE_HEALTH: Gauge "wardgate_certificate_health" ["certificate", "health"]
+        "Always 1; the label tells how a served certificate is, by what is left of its lifetime";
+    STAND_IN: Gauge "wardgate_certificate_stand_in" ["certificate"]
+        "1 while the local CA stands in for a certificate that an authority has not issued yet, else 0";
+    ORDER_STATE: Gauge "wardgate_certificate_state" ["certificate", "state"]
+        "Always 1; the label tells where the order of an authority's certificate stands";
+    RENEWAL_TIME: Gauge "wardgate_certificate_renewal_timestamp_seconds" ["certificate", "why"]
+        "When a certificate is ordered next, in seconds since 1970, and why; absent while that waits for somebody";
+    CONSECUTIVE_FAILURES: Gauge "wardgate_certificate_consecutive_failures" ["certificate"]
+        "Tries in a row that yielded no certificate";
+    UNSAVED: Gauge "wardgate_certificate_unsaved" ["certificate"]
+        "1 while a certificate is served that could not be saved, else 0";
+    RENEWALS: Counter "wardgate_certificate_renewals_total" ["authority", "result", "why"]
+        "Tries to obtain a certificate, by how they ended and why they were made";
+    STORE_ERRORS: Counter "wardgate_certificate_store_errors_total" ["op"]
+        "Times that something about certificates could not be kept or read, by what";
+    CHALLENGE_HITS: Counter "wardgate_acme_challenge_hits_total" ["type", "result"]
+        "Probes of authorities, and of others who ask for challenges";
+    ACME_REQUESTS: Counter "wardgate_acme_requests_total" ["authority", "endpoint", "code"]
+        "Requests to an authority, by its answer's status; none where there was no answer";
+    ACME_DURATION: Histogram "wardgate_acme_request_duration_seconds" ["authority", "endpoint"]
+        "Time from a request to an authority to the end of its answer";
+    ORDER_DURATION: Histogram "wardgate_acme_order_duration_seconds" ["authority"]
+        "Time from the beginning of an order to its certificate";
+    LIMITED_UNTIL: Gauge "wardgate_acme_limited_until_timestamp_seconds" ["authority", "scope"]
+        "End of the last rate limit that an authority told, in seconds since 1970, by what it concerns";
+    REPLACES_DROPPED: Counter "wardgate_acme_replaces_dropped_total" ["authority"]
+        "Orders placed without naming the certificate they replace, because the authority refused it";
+    CLOCK_SKEW: Gauge "wardgate_acme_clock_skew_seconds" ["authority"]
+        "How far an authority's clock is ahead of ours by its last answer; negative when it is behind";
+    DELIVERIES: Counter "wardgate_acme_event_deliveries_total" ["hook", "result"]
+        "Tries to tell a hook of an event, by kind of hook and how they ended";
+    EVENTS_PENDING: Gauge "wardgate_acme_events_pending" []
+        "Events that some hook has not been told of yet";
     GENERATION: Gauge "wardgate_config_generation" []
         "Number of the configuration in force, from 1";
     RELOAD_SUCCESS: Gauge "wardgate_config_last_reload_success" []

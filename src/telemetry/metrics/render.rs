@@ -23,10 +23,44 @@ pub struct Readings {
     pub lines_dropped: u64,
     /// Every address of every server of every pool.
     pub endpoints: Vec<EndpointReading>,
-    /// Certificates in service: what names each, and the end of its validity.
-    pub certificates: Vec<(String, SystemTime)>,
+    /// Certificates in service.
+    pub certificates: Vec<CertificateReading>,
+    /// How those stand that an authority issues.
+    pub orders: Vec<OrderReading>,
+    /// Probes for challenges: their type, how they ended, and how many.
+    pub challenge_hits: Vec<(&'static str, &'static str, u64)>,
     /// What filters decided.
     pub filters: Vec<FilterReading>,
+}
+
+/// A certificate in service.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct CertificateReading {
+    /// What names it.
+    pub name: String,
+    /// The end of its validity.
+    pub not_after: SystemTime,
+    /// What its age means, of a fixed list of words.
+    pub health: &'static str,
+    /// Whether the local CA stands in for an authority; `None` where none is to issue it.
+    pub is_stand_in: Option<bool>,
+}
+
+/// How a certificate stands that an authority issues.
+#[derive(Clone, Debug)]
+pub struct OrderReading {
+    /// What names it, as a certificate in service.
+    pub certificate: String,
+    /// Where it stands, of a fixed list of words.
+    pub state: &'static str,
+    /// When it is ordered next, in seconds since 1970; `None` while that waits for somebody.
+    pub next_at: Option<i64>,
+    /// Why it is ordered then, of a fixed list of words.
+    pub why: &'static str,
+    /// Failures in a row.
+    pub fails: u32,
+    /// It is served, and could not be saved.
+    pub is_unsaved: bool,
 }
 
 /// How one address of a server stands.
@@ -74,9 +108,7 @@ impl Metrics {
         self.write_upstream(&mut text);
         write_endpoints(&mut text, &readings.endpoints);
         self.write_listeners(&mut text);
-        for (id, not_after) in &readings.certificates {
-            text.sample(&family::NOT_AFTER, &[id], seconds(*not_after));
-        }
+        self.write_certificates(&mut text, readings);
         self.write_stapling(&mut text);
         self.write_process(&mut text, readings);
         text.finish()

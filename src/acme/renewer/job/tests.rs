@@ -1,16 +1,22 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::Request as Asked;
+use serde_json::Value;
 
+use super::super::Wanted;
+use super::super::managed::{Change, read_all};
 use super::*;
 use crate::acme::dns::{Dns, Provider};
+use crate::acme::event::{Events, Told};
 use crate::acme::http::{RequestError, Sending, Transport};
-use crate::acme::session::Authority;
+use crate::acme::session::{Authority, CallError};
 use crate::acme::state::State;
 use crate::acme::storage::Storage;
 use crate::acme::time::Clock;
 use crate::config;
+use crate::telemetry::Metrics;
 
 fn now() -> i64 {
     Clock::default().now()
@@ -30,6 +36,7 @@ impl Transport for Nobody {
 struct Scene {
     job: Job,
     asked: Arc<AtomicUsize>,
+    told: Told,
     storage: Storage,
     _directory: tempfile::TempDir,
 }
@@ -56,7 +63,8 @@ fn scene_with(acme: &str) -> Scene {
     let authority = authority.with_clock(&clock);
     let source = Source { settings, authority, ca_digest: None };
     let (sources, wanted) = (vec![source.clone()], Vec::new());
-    let present = Assignment { acme, storage: storage.clone(), sources, clock, wanted };
+    let (events, told) = Events::new(Arc::new(Metrics::new([], SystemTime::UNIX_EPOCH)));
+    let present = Assignment { acme, storage: storage.clone(), sources, clock, wanted, events };
     let job = Job {
         present: Arc::new(present),
         source,
@@ -67,7 +75,7 @@ fn scene_with(acme: &str) -> Scene {
         replaces: None,
         why: Why::Missing,
     };
-    Scene { job, asked, storage, _directory: directory }
+    Scene { job, asked, told, storage, _directory: directory }
 }
 
 impl Scene {
@@ -156,6 +164,71 @@ async fn every_way_to_prove_names_is_tried_and_another_first_after_a_failure() {
     assert_eq!(ways(&scene).await, ["persist", "192.0.2.53:53", "Http01"]);
     scene.job.known.fails = 1;
     assert_eq!(ways(&scene).await, ["192.0.2.53:53", "Http01", "persist"]);
+}
+
+#[tokio::test]
+async fn what_became_of_a_try_is_told() {
+    let mut scene = scene();
+    let refused = |kind: &str, detail: &str| {
+        let document =
+            format!("{{\"type\":\"urn:ietf:params:acme:error:{kind}\",\"detail\":\"{detail}\"}}");
+        let problem = Problem::read(403, None, document.as_bytes(), SystemTime::now());
+        let source = CallError::Refused(Box::new(problem));
+        JobError::Order(Box::new(OrderError::Call { step: "place the order", source }))
+    };
+    let directory = scene.job.source.settings.directory.clone();
+    for (error, event, detail) in [
+        (refused("dns", "no such name"), "cert.failed", ("attempt", Value::from(1))),
+        (refused("rateLimited", "too many"), "acme.limited", ("scope", "authority".into())),
+        (
+            refused("userActionRequired", "visit https://ca.test/terms"),
+            "acme.blocked",
+            ("link", "https://ca.test/terms".into()),
+        ),
+    ] {
+        scene.job.failed(None, &error).await;
+        let told = scene.told.try_recv().unwrap().payload("1", "gw");
+        assert_eq!(told["event"], event, "{told:?}");
+        assert_eq!(told[detail.0], detail.1, "{told:?}");
+        assert_eq!(told["authority"], directory, "{told:?}");
+        assert_eq!(told["why"], "missing", "{told:?}");
+        assert!(scene.told.try_recv().is_err(), "one each");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_certificate_is_told_once_and_the_one_before_served() {
+    let mut scene = scene();
+    let first = scene.save();
+    scene.save();
+    let damaged = scene._directory.path().join("live/a.example.com/000002/chain.pem");
+    std::fs::write(damaged, "no certificate").unwrap();
+    let wanted = Wanted {
+        id: scene.job.id.clone(),
+        name: "acme:a.example.com".into(),
+        names: scene.job.target.names.clone(),
+    };
+    let present = Arc::clone(&scene.job.present);
+    let present = Assignment {
+        acme: present.acme.clone(),
+        storage: present.storage.clone(),
+        sources: present.sources.clone(),
+        clock: present.clock.clone(),
+        wanted: vec![wanted],
+        events: present.events.clone(),
+    };
+    for is_first in [true, false] {
+        let mut read = read_all(&present, Change::Begun, now());
+        let (_, read) = read.pop().unwrap();
+        assert_eq!(read.managed.life.map(|life| life.tag().to_owned()), first.certificate);
+        let told = scene.told.try_recv().map(|event| event.payload("1", "gw"));
+        assert_eq!(told.is_ok(), is_first, "{told:?}");
+        if let Ok(told) = told {
+            assert_eq!(told["event"], "store.fell_back");
+            assert_eq!(told["certificate"], "acme:a.example.com");
+            assert!(!told["problem"].as_str().unwrap().is_empty());
+        }
+    }
 }
 
 #[tokio::test]
