@@ -248,6 +248,38 @@ async fn an_authority_that_is_down_or_wants_more_is_told() {
 }
 
 #[tokio::test]
+async fn whoever_puts_records_up_is_looked_at() {
+    let mut scene = Scene::new().await;
+    scene.means.patience = Duration::from_secs(2);
+    let provider =
+        |dns: &str| yaml(Some(&scene.pebble), &format!(", challenges: [dns-01], dns: {dns}"));
+    let server = |address: SocketAddr| {
+        format!(
+            "{{ rfc2136: {{ server: \"{address}\", key: {{ name: acme, secret: c2VjcmV0 }} }} }}"
+        )
+    };
+    for (dns, verdict, text) in [
+        (
+            "{ run: [/no/such/program] }".to_owned(),
+            Verdict::Fault,
+            "there is no program /no/such/program",
+        ),
+        ("{ run: [sh] }".to_owned(), Verdict::Ok, "records are put up by /"),
+        (
+            server(scene.pebble.dns),
+            Verdict::Warning,
+            "which takes the records, says Not Implemented",
+        ),
+        (server(closed()), Verdict::Fault, "which takes the records, does not answer"),
+    ] {
+        scene.gateway.rewrite(&provider(&dns));
+        let findings = scene.findings(NAME).await;
+        assert_found(&findings, "dns-01", verdict, text);
+        assert_eq!(about(&findings, "port 80"), [], "nobody asks there");
+    }
+}
+
+#[tokio::test]
 async fn the_command_prints_the_findings_and_its_exit_status_says_how_they_are() {
     let scene = Scene::new().await;
     let file = scene.gateway.directory().join("gateway.yaml");

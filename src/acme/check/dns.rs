@@ -94,7 +94,7 @@ impl Trouble {
                 code => Self::Failed(code.to_string()),
             },
             NetError::Dns(DnsError::ResponseCode(code)) => Self::Failed(code.to_string()),
-            NetError::Timeout | NetError::NoConnections => Self::Silent,
+            NetError::Timeout | NetError::NoConnections | NetError::Io(_) => Self::Silent,
             other => Self::Failed(other.to_string()),
         }
     }
@@ -141,7 +141,7 @@ fn judge(found: &[IpAddr], trouble: &[Trouble], is_ours: impl Fn(&IpAddr) -> boo
         );
     }
     if trouble.contains(&Trouble::Silent) {
-        return Finding::fault(DNS, "nobody answers within the time")
+        return Finding::fault(DNS, "nobody answers")
             .hint("the zone's servers, or the way to them, are down; --dns-server asks another");
     }
     let hint = "add an A record (AAAA for IPv6) with the address that clients reach this machine \

@@ -10,6 +10,7 @@ mod dns;
 mod holder;
 mod kept;
 mod ports;
+mod proof;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -146,9 +147,11 @@ pub async fn check(config: &Config, subject: &Subject, means: &Means) -> Vec<Fin
     let authorities = authority::ask_all(acme, means.patience);
     let addresses = stream::iter(subject.names.iter().map(|name| dns::addresses(&resolver, name)));
     let addresses = addresses.buffered(AT_ONCE).collect::<Vec<_>>();
-    let (kept, Known { mut findings, issuers }, addresses) =
-        tokio::join!(kept, authorities, addresses);
+    let proof = proof::look(&resolver, subject, acme, means.patience);
+    let (kept, Known { mut findings, issuers }, addresses, proof) =
+        tokio::join!(kept, authorities, addresses, proof);
     findings.extend(kept.findings);
+    findings.extend(proof);
     if let Gateway::Silent(reason) = &means.gateway {
         let text = format!("the running gateway cannot be asked: {reason}");
         let hint = "without it nobody can tell whether it is this gateway that answers";
