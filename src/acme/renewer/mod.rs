@@ -249,7 +249,10 @@ impl Renewer {
     fn look(&mut self, now: i64) -> Turn {
         let mut turn = Turn { wake: i64::MAX, ..Turn::default() };
         let mut standings = Vec::with_capacity(self.managed.len());
-        let Some(present) = self.present.clone() else { return turn };
+        let Some(present) = self.present.clone() else {
+            self.standings.store(Arc::default());
+            return turn;
+        };
         let directories = present.directories();
         let renew_before = present.acme.renew_before.map(seconds);
         for (id, managed) in &mut self.managed {
