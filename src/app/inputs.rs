@@ -33,6 +33,8 @@ impl Inputs {
         let authorities = loaded.config.acme.iter().flat_map(|acme| acme.authorities());
         let authority = authorities.filter_map(|authority| authority.directory_ca.as_deref());
         let imported: Vec<PathBuf> = certificates::markers(&loaded.config).collect();
+        let fleet = loaded.config.fleet.iter().filter_map(|redis| redis.ca.as_deref());
+        let authority = authority.chain(fleet);
         let named = file.into_iter().chain(authority).chain(certificates).chain(pools);
         let named = named.chain(values).chain(imported.iter().map(PathBuf::as_path));
         let known = |path: &Path| before.0.get(path).copied();

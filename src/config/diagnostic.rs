@@ -56,8 +56,7 @@ impl Diagnostics {
     /// None yet, for a file called `file` as the operator named it.
     #[must_use]
     pub fn new(file: &str, source: &str) -> Self {
-        let breaks = source.match_indices('\n').map(|(index, _)| index + 1);
-        let lines = std::iter::once(0).chain(breaks).collect();
+        let lines = starts_of_lines(source);
         let (file, source) = (file.to_owned(), source.to_owned());
         Self { file, source, lines, entries: Vec::new(), errors: 0, dropped: 0 }
     }
@@ -129,6 +128,19 @@ impl Diagnostics {
         self.entries.push(Diagnostic { severity: Severity::Warning, span, message, hint });
     }
 
+    /// Has no excerpt show `secret`, which stands in this line; columns stay what they are.
+    pub(super) fn hide(&mut self, line: u32, secret: &str) {
+        let shown = self.line(line);
+        if secret.is_empty() || !shown.contains(secret) {
+            return;
+        }
+        let hidden = shown.replace(secret, &"*".repeat(secret.chars().count()));
+        let start = self.lines[(line as usize).saturating_sub(1)];
+        let end = start + shown.len();
+        self.source.replace_range(start..end, &hidden);
+        self.lines = starts_of_lines(&self.source);
+    }
+
     /// What follows `span` in its line.
     pub(super) fn rest_of_line(&self, span: Span) -> String {
         let end = (span.column as usize).saturating_sub(1) + span.length as usize;
@@ -196,6 +208,11 @@ pub fn without_excerpts(rendered: &str) -> String {
     };
     let kept = rendered.lines().filter(|line| !is_excerpt(line) && !line.is_empty());
     kept.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn starts_of_lines(source: &str) -> Vec<usize> {
+    let breaks = source.match_indices('\n').map(|(index, _)| index + 1);
+    std::iter::once(0).chain(breaks).collect()
 }
 
 /// More than this is one mistake repeated by a generator, and nobody scrolls further.
@@ -353,6 +370,20 @@ gateway.yaml:4:17: no upstream is called \"apo\"
         let messages: Vec<_> = faults.iter().map(|entry| entry.message.as_str()).collect();
         assert_eq!(messages, ["first", "second"]);
         assert_eq!((faults.error_count(), faults.warning_count()), (1, 1));
+    }
+
+    #[test]
+    fn a_secret_in_an_excerpt_is_hidden_and_columns_stay() {
+        let mut faults = Diagnostics::new("f", "a: 1\nb: redis://u:hüsh@host/x\nc: hüsh\n");
+        faults.hide(2, "hüsh");
+        faults.error(Span { line: 2, column: 18, length: 4 }, "odd");
+        faults.error(Span { line: 3, column: 4, length: 4 }, "odd");
+        let shown = faults.to_string();
+        assert!(
+            shown.contains("2 | b: redis://u:****@host/x\n  |                  ^^^^"),
+            "{shown}"
+        );
+        assert!(shown.contains("3 | c: hüsh\n"), "another line is another's: {shown}");
     }
 
     #[test]

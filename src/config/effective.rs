@@ -17,6 +17,7 @@ use super::grammar_upstream::RETRY;
 use super::health::IDEMPOTENT;
 use super::load::{Loaded, STANDARD_LISTENERS, default_storage};
 use super::section::{self, Absent, Key, Section, Shape};
+use super::storage;
 use super::tree::{self, Map, Node, Scalar};
 
 /// The effective configuration as a YAML document.
@@ -164,6 +165,9 @@ impl View<'_> {
             (Shape::Values(shape), Node::Map(map)) => named(map, |node| self.value(shape, node)),
             (Shape::Named(_) | Shape::Values(_), _) => Value::Mapping(Mapping::new()),
             (Shape::One(section::Scalar::Secret), Node::Scalar(_)) => Value::from("***"),
+            (Shape::One(section::Scalar::Storage), Node::Scalar(found)) if !found.is_secret => {
+                text(&storage::masked(&found.text))
+            }
             (_, Node::Scalar(found)) => scalar(found),
             _ => Value::Null,
         }

@@ -41,9 +41,9 @@ pub(super) static ROOT: Section = Section {
         ),
         Key::new(
             "storage",
-            One(S::Path),
+            One(S::Storage),
             Nothing,
-            "Directory for what the gateway keeps, such as its local CA. Default: `certs/` beside the file; `/var/lib/wardgate` for a file in /etc/wardgate; `%ProgramData%\\Wardgate` for a file there.",
+            "Directory for what the gateway keeps, such as its certificates and its local CA, or `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]` (`rediss://` for TLS, `?ca=FILE` for a CA of its own, `?prefix=wardgate:`): a Redis through which a fleet shares certificates, beside the default directory. Default: `certs/` beside the file; `/var/lib/wardgate` for a file in /etc/wardgate; `%ProgramData%\\Wardgate` for a file there.",
         ),
         Key::new(
             "trusted_proxies",

@@ -12,6 +12,7 @@ use super::grammar::ROOT;
 use super::listener::{self, Listener};
 use super::process::{Admin, Limits, Log, Runtime, Shutdown};
 use super::reading::Reading;
+use super::storage::Storage;
 use super::system::system_directory;
 use super::tree::{self, Map, Node};
 use super::{Config, certificate, filter, interpolate, site, upstream, value};
@@ -171,7 +172,7 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
     keys.reading.has_dns = acme.as_ref().is_none_or(Acme::has_dns);
     let filters = keys.read("filters", filter::read_chains);
     let sites = keys.read("sites", site::read_all);
-    let storage = keys.read("storage", read_storage);
+    let storage = Storage::read_or_standard(&mut keys);
     let trusted_proxies = keys.list("trusted_proxies", value::block);
     let limits = keys.section("limits", Limits::read);
     let log = keys.section("log", Log::read);
@@ -192,7 +193,8 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
         certificates: certificates.unwrap_or_default(),
         acme,
         filters: filters.unwrap_or_default(),
-        storage: storage.unwrap_or_else(|| default_storage(&reading.base)),
+        storage: storage.directory,
+        fleet: storage.redis,
         trusted_proxies: CidrSet::from_iter(trusted_proxies),
         limits: limits?,
         log: log?,
@@ -207,15 +209,6 @@ pub(super) const STANDARD_LISTENERS: &str = "\
 web: { bind: \":80\", protocol: http }
 secure: { bind: \":443\", protocol: https }
 ";
-
-pub(super) fn read_storage(node: &Node, reading: &mut Reading) -> Option<PathBuf> {
-    let scalar = value::scalar(node, reading)?;
-    if let Some((scheme, _)) = scalar.text.split_once("://") {
-        reading.not_yet(scalar.span, &format!("storage: {scheme}://"));
-        return None;
-    }
-    value::path(node, reading)
-}
 
 fn check_admin(listeners: &[Listener], admin: &Admin, map: &Map, reading: &mut Reading) {
     let Some(entry) = map.entry("admin") else { return };

@@ -14,6 +14,7 @@ pub mod process;
 pub mod route;
 pub mod schema;
 pub mod site;
+pub mod storage;
 pub mod upstream;
 
 mod compress;
@@ -70,6 +71,8 @@ pub struct Config {
     pub filters: Vec<filter::Chain>,
     /// Directory for what the gateway keeps. Absolute, or relative to the working directory.
     pub storage: PathBuf,
+    /// What is shared with the gateways of a fleet, above that directory.
+    pub fleet: Option<storage::Redis>,
     /// Whose forwarding headers are believed. Default nobody.
     pub trusted_proxies: CidrSet,
     /// Bounds of the whole process.

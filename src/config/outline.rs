@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostics;
 use super::interpolate;
-use super::load::{default_storage, read_storage, read_text};
+use super::load::read_text;
 use super::process::Admin;
 use super::reading::Reading;
+use super::storage::{self, Storage};
 use super::tree::{self, Entry, Map, Node};
 
 /// How to reach the gateway of a file.
 #[derive(Clone, Debug)]
 pub struct Outline {
-    /// `storage:`, or its default.
+    /// The directory of `storage:`, or its default.
     pub storage: PathBuf,
     /// `admin:`, or its default; `None` when it is `off`.
     pub admin: Option<Admin>,
@@ -46,10 +47,10 @@ fn from_text(text: &str, base: &Path) -> Outline {
         Some(entry)
     };
     let mut reading = Reading::new(silent(), base.to_owned());
-    let storage = part("storage").and_then(|node| read_storage(&node, &mut reading));
+    let storage = part("storage").and_then(|node| storage::read(&node, &mut reading));
     let admin = part("admin").and_then(|node| Admin::read(&node, &mut reading));
     Outline {
-        storage: storage.unwrap_or_else(|| default_storage(base)),
+        storage: storage.unwrap_or_else(|| Storage::standard(base)).directory,
         admin: admin
             .or_else(|| Admin::read(&Node::Map(Map::default()), &mut reading))
             .unwrap_or_default(),

@@ -85,6 +85,7 @@ fn words(shape: &Shape) -> String {
             Scalar::Size => "size",
             Scalar::Boolean => "`true`, `false`",
             Scalar::Path => "path",
+            Scalar::Storage => "path or URL",
             Scalar::Address => "address",
             Scalar::Method => "method",
             Scalar::HostPattern => "host, wildcard or `\"*\"`",

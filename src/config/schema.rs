@@ -142,7 +142,7 @@ fn scalar(scalar: Scalar) -> Value {
         }),
         Scalar::Url => text("^[hH][tT][tT][pP][sS]?://"),
         Scalar::Regex => json!({ "type": "string", "format": "regex" }),
-        Scalar::Path | Scalar::HostPattern | Scalar::Template => {
+        Scalar::Path | Scalar::Storage | Scalar::HostPattern | Scalar::Template => {
             json!({ "type": "string", "minLength": 1 })
         }
     }

@@ -79,6 +79,8 @@ pub(super) enum Scalar {
     Boolean,
     /// A path, relative to the file that names it.
     Path,
+    /// A path, or the URL of a Redis, whose password is not shown.
+    Storage,
     /// `":443"`.
     Address,
     /// `GET`.
