@@ -1,7 +1,7 @@
 //! The certificate manager: obtains certificates from ACME authorities (RFC 8555) and renews them.
 //!
 //! Answers "which certificate is due, and how does it come about?". Decisions are pure and take the
-//! time; `storage` alone touches files, `order` alone the network.
+//! time; `storage` alone touches files, `order` and `fleet` alone the network.
 
 pub mod account;
 pub mod backoff;
@@ -9,6 +9,7 @@ pub mod check;
 pub mod dns;
 pub mod event;
 pub mod finding;
+pub mod fleet;
 pub mod hook;
 pub mod http;
 pub mod import;

@@ -22,6 +22,7 @@ use super::key::{self, KeyType};
 use super::problem::Kind;
 use super::session::{CallError, Session};
 use crate::tls::Challenges;
+use crate::tls::challenge::Answer;
 pub use chain::Issued;
 use error::FINALIZE;
 pub use error::{BadName, OrderError};
@@ -77,10 +78,24 @@ impl Default for Limits {
 /// Writes a journal down, and returns when it would survive a crash. It may block.
 pub type WriteJournal = dyn Fn(&Journal) -> io::Result<()> + Send + Sync;
 
+/// Where what proves names is left for the other instances that serve them: an authority gets to any of
+/// them. All of it may block.
+pub trait Board: Send + Sync {
+    /// Leaves `answers`; on return every instance finds them.
+    ///
+    /// # Errors
+    /// Why those that share nothing else with this one do not.
+    fn put_up(&self, answers: &[Answer]) -> io::Result<()>;
+
+    /// Takes them away.
+    fn take_down(&self, answers: &[Answer]);
+}
+
 /// Places orders with one account.
 pub struct Issuer {
     session: Session,
     challenges: Arc<Challenges>,
+    board: Option<Arc<dyn Board>>,
     journal: Arc<WriteJournal>,
     limits: Limits,
 }
@@ -121,7 +136,13 @@ impl Issuer {
         journal: Arc<WriteJournal>,
         limits: Limits,
     ) -> Self {
-        Self { session, challenges, journal, limits }
+        Self { session, challenges, board: None, journal, limits }
+    }
+
+    /// The same for one instance of several.
+    #[must_use]
+    pub fn with_board(self, board: Arc<dyn Board>) -> Self {
+        Self { board: Some(board), ..self }
     }
 
     /// The account in use.

@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::fleet;
 use super::stapling::Stock;
 use crate::acme::event::{Events, Told};
+use crate::acme::fleet::Fleet;
 use crate::acme::hook::{Hooks, Plan};
 use crate::acme::http::Client;
 use crate::acme::renewer::{
@@ -57,6 +59,9 @@ pub enum CertificatesError {
     /// The place where certificates are kept.
     #[error("the certificates under `storage:`")]
     Storage(#[source] StoreError),
+    /// Whom to trust for the fleet's Redis.
+    #[error("the CA of the Redis in `storage:`")]
+    Fleet(#[source] ClientConfigError),
     /// Whom to trust for the authority's directory.
     #[error("the CA of the ACME directory")]
     Authority(#[source] ClientConfigError),
@@ -113,17 +118,18 @@ pub(super) struct Certificates {
 
 /// Loads what the operator's sites name and issues the rest from the local CA.
 ///
-/// Blocks on files.
+/// Blocks on files, and on the Redis of a fleet, for which `fleet` is the one in force.
 ///
 /// # Errors
 /// [`CertificatesError`] names the certificate.
 pub(super) fn load(
     config: &Config,
+    fleet: Option<Arc<Fleet>>,
     events: &Events,
     now: SystemTime,
 ) -> Result<(Sources, Option<Arc<Assignment>>), CertificatesError> {
     let (managed, local) = managed(config);
-    let (managed, assignment) = assign(config, managed, events, now)?;
+    let (managed, assignment) = assign(config, fleet, managed, events, now)?;
     let is_internal = |site: &&Site| site.certificate == SiteCertificate::Internal;
     let internal = config.sites.iter().filter(is_internal);
     let internal: Vec<_> =
@@ -162,6 +168,7 @@ pub(super) fn internal_id(site: &Site) -> String {
 /// Finds what was obtained and imported before, and what the renewer is to do.
 fn assign(
     config: &Config,
+    present: Option<Arc<Fleet>>,
     mut managed: Vec<Managed>,
     events: &Events,
     now: SystemTime,
@@ -170,6 +177,7 @@ fn assign(
         return Ok((managed, None));
     };
     let storage = Storage::open(&config.storage).map_err(CertificatesError::Storage)?;
+    let storage = storage.with_fleet(fleet::meet(config.fleet.as_ref(), present)?);
     for one in &mut managed {
         one.find(&storage, now);
     }
@@ -178,6 +186,10 @@ fn assign(
     let clock = Clock::default();
     let sources = sources(acme, &clock, &events)?;
     let assignment = Assignment { acme: acme.clone(), storage, sources, clock, wanted, events };
+    fleet::catch_up(&assignment);
+    for one in &mut managed {
+        one.find_obtained(&assignment.storage);
+    }
     Ok((managed, Some(Arc::new(assignment))))
 }
 
@@ -336,7 +348,19 @@ impl Certificates {
         self.changed.notify_one();
         self.hooks.send_replace(sources.hooks.clone());
         *current = Arc::new(sources);
+        self.have_kept(assignment);
+    }
+
+    /// Has the renewer keep what `assignment` wants, and other instances' challenges for it answered.
+    fn have_kept(&self, assignment: Option<Arc<Assignment>>) {
+        let elsewhere = assignment.as_deref().map(fleet::elsewhere).map(Arc::new);
+        self.store.challenges().look_elsewhere(elsewhere);
         self.assignments.send_replace(assignment);
+    }
+
+    /// Whom certificates are shared with.
+    pub(super) fn fleet(&self) -> Option<Arc<Fleet>> {
+        self.assignments.borrow().as_ref()?.storage.fleet().cloned()
     }
 
     /// What is served that an authority has issued, or that was imported in its place.
@@ -432,7 +456,7 @@ impl Certificates {
             self.store.replace(sources.table());
             self.changed.notify_one();
             *current = Arc::new(sources);
-            self.assignments.send_replace(Some(next));
+            self.have_kept(Some(next));
         }
         current.managed.iter().filter_map(|one| one.makes_way_at(now)).min()
     }
@@ -531,7 +555,7 @@ mod tests {
         // As a gateway that has run for fifty of its certificate's sixty days.
         let started = SystemTime::now() - 50 * DAY;
         let events = Events::silent();
-        let (table, sources) = load(&config, &events, started).unwrap();
+        let (table, sources) = load(&config, None, &events, started).unwrap();
         let certificates = Arc::new(Certificates::new(Tickets::new().unwrap(), events));
         certificates.replace(table, sources);
         let store = Arc::clone(&certificates.store);

@@ -6,6 +6,7 @@
 mod certificates;
 pub mod certs;
 mod desk;
+mod fleet;
 mod greeting;
 mod inputs;
 mod launch;
@@ -205,6 +206,7 @@ async fn start(
         admin: None,
         store: Arc::clone(&certificates.store),
         tickets: certificates.tickets.clone(),
+        fleet: None,
         metrics: Arc::clone(&metrics),
         events,
         access_file: access_file.clone(),

@@ -14,6 +14,7 @@ use super::desk;
 use super::inputs::Inputs;
 use super::listeners::{self, NextDoor, NextSocket, Place};
 use crate::acme::event::Events;
+use crate::acme::fleet::Fleet;
 use crate::acme::renewer::Assignment;
 use crate::admin::{Token, View};
 use crate::config::process::{AccessLog as Destination, Admin, Log, LogFile};
@@ -37,6 +38,8 @@ pub(super) struct Basis {
     pub(super) admin: Option<AdminPlace>,
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
+    /// Whom certificates are shared with.
+    pub(super) fleet: Option<Arc<Fleet>>,
     pub(super) metrics: Arc<Metrics>,
     /// Who is told what becomes of certificates.
     pub(super) events: Events,
@@ -110,7 +113,8 @@ pub(super) fn prepare(
     let config = loaded.config.clone();
     let sockets = listeners::place(&config.listeners, &basis.sockets, inherited)?;
     let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref())?;
-    let (sources, assignment) = certificates::load(&config, &basis.events, SystemTime::now())?;
+    let (fleet, events) = (basis.fleet.clone(), &basis.events);
+    let (sources, assignment) = certificates::load(&config, fleet, events, SystemTime::now())?;
     let current = basis.current.as_ref();
     let pools = pools(&config, &inputs, basis)?;
     let access = match current {

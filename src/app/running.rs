@@ -146,6 +146,7 @@ impl Running {
             admin: self.admin.as_ref().map(|admin| admin.at.clone()),
             store: Arc::clone(&self.certificates.store),
             tickets: self.certificates.tickets.clone(),
+            fleet: self.certificates.fleet(),
             metrics: Arc::clone(&self.shared.metrics),
             events: self.certificates.events.clone(),
             access_file: self.access_file.clone(),

@@ -15,6 +15,7 @@ use super::client::{Client, Scheme};
 use super::engine;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::gateway::Shared;
 use super::generation::Generation;
 use super::reply::Reply;
 use super::trace::{RequestId, TraceContext};
@@ -25,6 +26,7 @@ use crate::config::site::{HttpsPolicy, Site};
 use crate::net::path::{self, Canonical};
 use crate::net::{HostRef, LONGEST_METHOD, RequestHead};
 use crate::route::redirect;
+use crate::tls::challenge::HTTP_PREFIX;
 use crate::welcome;
 
 /// What is to be done with a request.
@@ -40,7 +42,7 @@ pub(super) enum Next {
 ///
 /// # Errors
 /// [`Failure`] when nothing can be done but to say why.
-pub(super) fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Failure> {
+pub(super) async fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Failure> {
     let generation = exchange.shared.current.load_full();
     exchange.generation = Some(Arc::clone(&generation));
     identify(exchange, parts, &generation);
@@ -53,7 +55,8 @@ pub(super) fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next, Fail
     exchange.head.host.clone_from(&authority);
     let (host, _port) = HostRef::parse_authority(&authority)
         .map_err(|_| Failure::BadRequest("the host is not valid"))?;
-    if let Some(proof) = challenge(exchange, parts, &host) {
+    let probed = is_probe(exchange, parts).then(|| Arc::clone(&exchange.shared));
+    if let Some(proof) = challenge(probed, parts, &host).await {
         return Ok(Next::Reply(proof));
     }
     let site_index = find_site(exchange, &generation, &host)?;
@@ -197,15 +200,29 @@ fn authority(exchange: &Exchange, parts: &Parts) -> Result<String, Failure> {
     }
 }
 
-/// What proves to a certificate authority that `host` is ours (HTTP-01, RFC 8555 §8.3). It asks over
-/// plain HTTP, and neither redirects nor rules may stand in its way.
-fn challenge(exchange: &Exchange, parts: &Parts, host: &HostRef<'_>) -> Option<Reply> {
+/// Whether a certificate authority may ask so (HTTP-01, RFC 8555 §8.3): over plain HTTP, and under one
+/// path.
+fn is_probe(exchange: &Exchange, parts: &Parts) -> bool {
     let is_plain = exchange.connection.as_deref().is_some_and(|it| it.tls.is_none());
-    if !is_plain || !matches!(parts.method, Method::GET | Method::HEAD) {
-        return None;
-    }
-    let challenges = exchange.shared.certificates.challenges();
-    let reply = Reply::proof(challenges.http(host, parts.uri.path())?);
+    is_plain
+        && matches!(parts.method, Method::GET | Method::HEAD)
+        && parts.uri.path().starts_with(HTTP_PREFIX)
+}
+
+/// What proves to a certificate authority that `host` is ours, whichever instance has asked it for a
+/// certificate. Neither redirects nor rules may stand in its way.
+async fn challenge(
+    probed: Option<Arc<Shared>>,
+    parts: &Parts,
+    host: &HostRef<'_>,
+) -> Option<Reply> {
+    let shared = probed?;
+    let (challenges, path) = (shared.certificates.challenges(), parts.uri.path());
+    let proof = match challenges.http(host, path) {
+        Some(proof) => proof,
+        None => challenges.http_elsewhere(host, path).await?,
+    };
+    let reply = Reply::proof(proof);
     Some(if parts.method == Method::HEAD { reply.without_body() } else { reply })
 }
 

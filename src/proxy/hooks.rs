@@ -69,7 +69,7 @@ impl ProxyHttp for Hooks {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        match admit(exchange, session.req_header()) {
+        match admit(exchange, session.req_header()).await {
             Ok(Next::Upstream(pool)) => {
                 exchange.pool = Some(pool);
                 answer::expectation(session).await.map(|()| false)

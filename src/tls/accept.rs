@@ -15,6 +15,7 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::listener::Alpn;
 use crate::net::{Host, HostName};
+use crate::tls::challenge::probed;
 use crate::tls::resolver::Pinned;
 use crate::tls::server_config::from_wire;
 use crate::tls::store::{CertStore, Entry};
@@ -105,7 +106,12 @@ where
             return Err(AcceptError::from_io(error));
         }
     };
-    if let Some((host, config)) = store.challenges().tls_alpn(&started.client_hello()) {
+    let probed = probed(&started.client_hello()).map(str::to_owned);
+    let challenge = match (store.challenges().tls_alpn(&started.client_hello()), probed) {
+        (None, Some(name)) => store.challenges().tls_alpn_elsewhere(&name).await,
+        (found, _) => found,
+    };
+    if let Some((host, config)) = challenge {
         let mut stream = started.into_stream(config).await.map_err(AcceptError::from_io)?;
         let _ = stream.shutdown().await; // it has seen what it came for
         return Ok(Handshake::Challenge(host));

@@ -5,12 +5,14 @@
 //! (RFC 8555 §8.3), [`accept`](super::accept::accept) for TLS-ALPN-01 (RFC 8737). What is not
 //! outstanding does not exist: it is answered as if nobody had heard of challenges.
 
+mod elsewhere;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, SanType};
 use rustls::ServerConfig;
@@ -18,6 +20,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage};
 use rustls::sign::CertifiedKey;
 
+pub use self::elsewhere::{Answer, AnswerKind, Elsewhere};
 use crate::config::listener::TlsVersion;
 use crate::net::{Host, HostRef};
 use crate::tls::certificate::sha256;
@@ -37,6 +40,7 @@ pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
 pub struct Challenges {
     outstanding: ArcSwap<Vec<Arc<Outstanding>>>,
     hits: [AtomicU64; HITS.len()],
+    elsewhere: ArcSwapOption<Elsewhere>,
 }
 
 /// Kinds of probes, and whether they were for something outstanding.
@@ -104,6 +108,41 @@ impl Challenges {
         Ok(self.publish(host, Proof::TlsAlpn { server_name, config }))
     }
 
+    /// Looks for what is not outstanding here among what other instances have published.
+    pub fn look_elsewhere(&self, elsewhere: Option<Arc<Elsewhere>>) {
+        self.elsewhere.store(elsewhere);
+    }
+
+    /// As [`http`](Self::http), for what another instance has published. Only what may be a probe
+    /// waits for the answer.
+    pub async fn http_elsewhere(&self, host: &HostRef<'_>, path: &str) -> Option<Bytes> {
+        let token = path.strip_prefix(HTTP_PREFIX)?;
+        let answer = match self.elsewhere.load_full() {
+            Some(elsewhere) if is_token(token) => {
+                elsewhere.find(AnswerKind::Http, &asked_for(host), Some(token)).await
+            }
+            Some(_) | None => None,
+        };
+        self.count_hit(0, answer.is_some());
+        Some(answer?.key_authorization.into())
+    }
+
+    /// As [`tls_alpn`](Self::tls_alpn), for what another instance has published for `asked`.
+    pub(super) async fn tls_alpn_elsewhere(
+        &self,
+        asked: &str,
+    ) -> Option<(Host, Arc<ServerConfig>)> {
+        let answer = match self.elsewhere.load_full() {
+            Some(elsewhere) => elsewhere.find(AnswerKind::TlsAlpn, asked, None).await,
+            None => None,
+        };
+        self.count_hit(2, answer.is_some());
+        let answer = answer?;
+        let host = Host::parse(&answer.host).ok()?;
+        let config = server_config(&host, &answer.key_authorization).ok()?;
+        Some((host, config))
+    }
+
     /// The answer to a request on plain HTTP; `None` where it asks for no outstanding challenge.
     /// `path` is as the client sent it: authorities have no reason to spell it in another way.
     #[must_use]
@@ -116,18 +155,14 @@ impl Challenges {
             }
             Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
         });
-        self.count_hit(0, answer.is_some());
-        answer
+        // What is not here may be elsewhere, and is counted there.
+        answer.inspect(|_| self.count_hit(0, true))
     }
 
     /// What to answer a probe with. `None` for every client that is none, and where no challenge is
     /// outstanding for the name it asks for.
     pub(super) fn tls_alpn(&self, hello: &ClientHello<'_>) -> Option<(Host, Arc<ServerConfig>)> {
-        let mut protocols = hello.alpn()?;
-        if protocols.next() != Some(ACME_TLS) || protocols.next().is_some() {
-            return None;
-        }
-        let asked = hello.server_name()?;
+        let asked = probed(hello)?;
         let outstanding = self.outstanding.load();
         // Two orders may be at the same name; only the later certificate can still be waited for.
         let answer = outstanding.iter().rev().find_map(|one| match &one.proof {
@@ -136,8 +171,7 @@ impl Challenges {
             }
             Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
         });
-        self.count_hit(2, answer.is_some());
-        answer
+        answer.inspect(|_| self.count_hit(2, true))
     }
 
     /// Whether a TLS-ALPN-01 challenge of `host` is outstanding. Another one would be shown instead.
@@ -196,6 +230,33 @@ impl fmt::Debug for Proof {
     }
 }
 
+/// The name that a TLS-ALPN-01 probe asks for; `None` for every client that is none.
+pub(super) fn probed<'h>(hello: &'h ClientHello<'_>) -> Option<&'h str> {
+    let mut protocols = hello.alpn()?;
+    if protocols.next() != Some(ACME_TLS) || protocols.next().is_some() {
+        return None;
+    }
+    hello.server_name()
+}
+
+/// Whether an authority may have made it: base64url, with at least 128 bits (RFC 8555 §8.1).
+fn is_token(text: &str) -> bool {
+    let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (16..=128).contains(&text.len()) && text.bytes().all(is_base64url)
+}
+
+/// The name under which a probe of `host` asks.
+pub(super) fn server_name(host: &Host) -> String {
+    asked_for(&host.as_ref())
+}
+
+fn asked_for(host: &HostRef<'_>) -> String {
+    match host {
+        HostRef::Name(name) => name.as_str().to_owned(),
+        HostRef::Address(address) => reverse_name(*address),
+    }
+}
+
 /// A server that speaks `acme-tls/1` alone and shows the certificate of RFC 8737 §3: for `host`,
 /// self-signed, with the digest of the key authorization in a critical extension.
 fn server_config(
@@ -226,14 +287,6 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
-}
-
-/// The name under which a probe of `host` asks.
-pub(super) fn server_name(host: &Host) -> String {
-    match host {
-        Host::Name(name) => name.as_str().to_owned(),
-        Host::Address(address) => reverse_name(*address),
-    }
 }
 
 /// The name under which an address stands in SNI, which bars addresses: that of its reverse

@@ -162,8 +162,15 @@ pub fn server_name(
     tls: &UpstreamTls,
     host: &Host,
 ) -> Result<ServerName<'static>, ClientConfigError> {
-    let host = tls.server_name.clone().map_or_else(|| host.clone(), Host::Name);
-    match &host {
+    name_of(&tls.server_name.clone().map_or_else(|| host.clone(), Host::Name))
+}
+
+/// The name to ask for and to check where nothing but `host` says it.
+///
+/// # Errors
+/// [`ClientConfigError::ServerName`] when no certificate could carry it.
+pub fn name_of(host: &Host) -> Result<ServerName<'static>, ClientConfigError> {
+    match host {
         Host::Address(address) => Ok(ServerName::from(*address)),
         Host::Name(name) => ServerName::try_from(name.as_str().to_owned())
             .map_err(|_| ClientConfigError::ServerName(host.clone())),

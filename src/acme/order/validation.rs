@@ -1,6 +1,7 @@
 //! Proving names: which way for each, what is published for it, and which of them the authority did
 //! not believe.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -13,9 +14,9 @@ use super::super::journal::Journal;
 use super::super::problem::{Kind, Problem};
 use super::super::session::{CallError, Session};
 use super::placing::patterns;
-use super::{BadName, Issuer, Method, OrderError, Request, Tries, again};
+use super::{BadName, Board, Issuer, Method, OrderError, Request, Tries, again};
 use crate::net::{Host, HostPattern};
-use crate::tls::challenge::Published;
+use crate::tls::challenge::{Answer, AnswerKind, Published};
 
 /// A name that is to be proven.
 struct Proof<'r> {
@@ -34,7 +35,14 @@ struct Proof<'r> {
 #[derive(Default)]
 struct Answers {
     challenges: Vec<Published>,
+    left: Option<Left>,
     records: Vec<Presented>,
+}
+
+/// What other instances find, and where.
+struct Left {
+    board: Arc<dyn Board>,
+    answers: Arc<[Answer]>,
 }
 
 impl Issuer {
@@ -117,6 +125,8 @@ impl Issuer {
 
     /// Publishes what the authority will look for, and waits until it can be seen.
     async fn publish(&self, proofs: &[Proof<'_>], answers: &mut Answers) -> Result<(), OrderError> {
+        // Before anything that takes long.
+        self.put_up(proofs, answers).await;
         let mut waits: Vec<(&Dns, Vec<Record>)> = Vec::new();
         for proof in proofs {
             let host =
@@ -194,6 +204,22 @@ impl Issuer {
         }
     }
 
+    /// Leaves to other instances what is looked for at any of them.
+    async fn put_up(&self, proofs: &[Proof<'_>], answers: &mut Answers) {
+        let Some(board) = self.board.clone() else { return };
+        let left: Arc<[Answer]> = proofs.iter().filter_map(Proof::answer).collect();
+        if left.is_empty() {
+            return;
+        }
+        let (writer, written) = (Arc::clone(&board), Arc::clone(&left));
+        let put_up = tokio::task::spawn_blocking(move || writer.put_up(&written));
+        if let Ok(Err(error)) = put_up.await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "other instances cannot answer for this one");
+        }
+        answers.left = Some(Left { board, answers: left });
+    }
+
     /// What the authority says of an order that it has given up.
     pub(super) async fn find_fault(&self, order: &mut Order) -> OrderError {
         let problem = order.state().error.clone();
@@ -235,9 +261,30 @@ impl Method {
     }
 }
 
+impl Proof<'_> {
+    /// What any instance may be asked for.
+    fn answer(&self) -> Option<Answer> {
+        let kind = match self.method {
+            Method::Http01 => AnswerKind::Http,
+            Method::TlsAlpn01 => AnswerKind::TlsAlpn,
+            Method::Dns01(_) | Method::DnsPersist01(_) => return None,
+        };
+        Some(Answer {
+            kind,
+            host: self.name.clone(),
+            token: self.token.clone(),
+            key_authorization: self.key_authorization.clone(),
+        })
+    }
+}
+
 impl Answers {
     async fn withdraw(mut self) {
         self.challenges.clear();
+        if let Some(Left { board, answers }) = self.left.take() {
+            // What stays is swept in a day.
+            let _ = tokio::task::spawn_blocking(move || board.take_down(&answers)).await;
+        }
         for record in self.records.drain(..) {
             record.clean_up().await;
         }

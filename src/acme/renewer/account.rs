@@ -49,8 +49,13 @@ impl Assignment {
 
     /// The account anew, with the same key, after the authority did not know it any more.
     pub(super) async fn session_again(&self, source: &Source) -> Result<Session, JobError> {
+        let before = self.kept(source).await?;
         let lock = self.lock_account(source).await?;
         let Some(kept) = self.kept(source).await? else { return Err(JobError::AccountLost) };
+        if before.is_some_and(|before| before.credentials != kept.credentials) {
+            // Another instance has made it anew, however long ago.
+            return Ok(Session::open(&source.authority, &kept.credentials).await?);
+        }
         let now = self.clock.now();
         if kept.made_at > now - DAY {
             // An authority that loses accounts so fast is broken, and more would not mend it; or it

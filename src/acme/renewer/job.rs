@@ -6,7 +6,9 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use self::error::LOCAL;
 pub(super) use self::error::{JobError, texts};
+use super::news::Notices;
 use super::tell::News;
 use super::{Assignment, Source};
 use crate::acme::dns::Persist;
@@ -16,7 +18,7 @@ use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
 use crate::acme::problem::{Kind, Problem};
 use crate::acme::schedule::{Life, Why, plan};
 use crate::acme::session::Session;
-use crate::acme::state::{Attempt, LastProblem, OnDisk, Record, Target};
+use crate::acme::state::{Attempt, LastProblem, OnDisk, Record, State, Target};
 use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
 use crate::acme::time::{DAY, HOUR, MINUTE, seconds};
 use crate::config::acme::ChallengeKind;
@@ -36,6 +38,8 @@ pub(super) struct Job {
     pub(super) known: Record,
     /// The certificate in service, as RFC 9773 §4.1 names it.
     pub(super) replaces: Option<String>,
+    /// Its validity.
+    pub(super) life: Option<Life>,
     pub(super) why: Why,
 }
 
@@ -82,13 +86,27 @@ impl Job {
             Ok(Err(error)) => return self.failed(None, &error.into()).await,
             Err(error) => return self.failed(None, &error).await,
         };
+        if lock.is_alone(&self.present.storage) && self.can_wait() {
+            tracing::debug!(certificate = %self.id, "waits for the fleet's Redis to be renewed");
+            return Done { is_elsewhere: true, ..Done::default() };
+        }
         match self.work(&lock).await {
             Ok(done) => done,
             Err(error) => self.failed(Some(&lock), &error).await,
         }
     }
 
+    /// Whether there is time to wait for a fleet that cannot be asked: every instance would order a
+    /// certificate of its own, and authorities count them.
+    fn can_wait(&self) -> bool {
+        let has_time = |life: &Life| life.left(self.now()) > life.length() / 4;
+        matches!(self.why, Why::Backstop | Why::Ari) && self.life.as_ref().is_some_and(has_time)
+    }
+
     async fn work(&self, lock: &Arc<CertLock>) -> Result<Done, JobError> {
+        let (storage, kept, target) =
+            (self.present.storage.clone(), Arc::clone(lock), self.target.clone());
+        blocking(move || storage.catch_up(&kept, &target)).await??;
         let (saved_at, life) = match self.look_again(lock).await? {
             Look::Done(done) => return Ok(*done),
             Look::Due { saved_at, life } => (saved_at, life),
@@ -152,7 +170,7 @@ impl Job {
         self.present.tell_fell_back(&self.id, &self.target, &found);
         let mut record = self.record().await;
         let is_parked = record.parked_until().is_some_and(|until| until > self.now());
-        if is_parked && record.since > self.known.since {
+        if is_parked && record.since > self.known.since && !self.is_theirs_alone(&record) {
             // Another process has tried, and learnt when the next try is worth it.
             let done = Done { record: Some(record), ..Done::default() };
             return Ok(Look::Done(Box::new(done)));
@@ -182,6 +200,16 @@ impl Job {
         Ok(Look::Done(Box::new(done)))
     }
 
+    /// Whether a failure says nothing of this instance: what did not come from the authority may be a
+    /// fault of another machine, or of its network.
+    fn is_theirs_alone(&self, record: &Record) -> bool {
+        let is_local = |problem: &LastProblem| problem.kind == LOCAL;
+        let is_backoff = matches!(record.state, State::Backoff { .. });
+        self.present.storage.fleet().is_some()
+            && is_backoff
+            && record.last_problem.as_ref().is_some_and(is_local)
+    }
+
     /// Whether an order that was written down is worth going on with: for what is wanted now, not yet
     /// saved, and not so old that the authority has forgotten to end it.
     fn is_ours(&self, journal: &Journal, saved_at: Option<i64>) -> bool {
@@ -206,7 +234,9 @@ impl Job {
             })
         };
         let challenges = Arc::clone(&self.challenges);
-        let issuer = Issuer::new(session, challenges, Arc::new(write), Limits::default());
+        let board = Notices { storage: self.present.storage.clone(), lock: Arc::clone(lock) };
+        let issuer = Issuer::new(session, challenges, Arc::new(write), Limits::default())
+            .with_board(Arc::new(board));
         let request = self.request().await;
         if let Some(journal) = journal {
             match issuer.resume(journal, &request).await {
@@ -294,6 +324,7 @@ impl Job {
             saved_at: self.now(),
             why: Some(self.why),
             order_url,
+            ..Meta::default()
         };
         let Issued { key_pem, chain_pem, certificate, .. } = issued;
         let pair = Pair { key_pem: Secret(key_pem), chain_pem, meta };

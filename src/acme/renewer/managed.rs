@@ -11,11 +11,17 @@ use crate::telemetry::metrics::StoreOp;
 use crate::tls::Certificate;
 use crate::tls::issued;
 
+/// Until a certificate is looked at again that another process is busy with, or that waits for a fleet
+/// which cannot be asked, in seconds; sooner for one of minutes.
+const BUSY_ELSEWHERE: i64 = 30;
+
 /// A certificate, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Managed {
     pub(super) record: Record,
     pub(super) life: Option<Life>,
+    /// Its generation on disk.
+    pub(super) number: Option<u32>,
     /// What RFC 9773 §4.1 names it by.
     pub(super) renewal_id: Option<String>,
     /// A job is at it.
@@ -42,6 +48,7 @@ pub(super) enum Change {
 }
 
 /// A certificate as the disk knows it.
+#[derive(Debug)]
 pub(super) struct Read {
     pub(super) managed: Managed,
     pub(super) certificate: Option<Certificate>,
@@ -100,6 +107,7 @@ impl Managed {
             managed.record.found(Some(on_disk), true, now);
             managed.renewal_id = issued::renewal_id_of(&generation.certificate);
             managed.life = Some(life);
+            managed.number = Some(generation.number);
         } else {
             managed.record.found(None, true, now);
         }
@@ -140,6 +148,12 @@ impl Managed {
         present.source(self.record.issued_by.as_ref().unwrap_or(&issued.directory))
     }
 
+    /// How long it waits while another process is at it, in seconds.
+    pub(super) fn busy_elsewhere(&self) -> i64 {
+        let share = self.life.as_ref().map_or(BUSY_ELSEWHERE, |life| life.length() / 20);
+        share.clamp(1, BUSY_ELSEWHERE)
+    }
+
     /// Whether the certificate with this life is the one on disk.
     pub(super) fn is_about(&self, life: &Life) -> bool {
         self.life.as_ref().is_some_and(|present| present.tag() == life.tag())
@@ -162,6 +176,7 @@ impl Managed {
         Self {
             record,
             life: None,
+            number: None,
             renewal_id: None,
             is_busy: false,
             is_ordering: false,

@@ -11,6 +11,7 @@ mod command;
 mod job;
 mod lasting;
 mod managed;
+mod news;
 mod poll;
 mod revocations;
 mod source;
@@ -35,6 +36,7 @@ pub use self::command::{
 use self::job::{Done, Job};
 pub use self::lasting::{Lasting, LastingError, Look};
 use self::managed::{Change, Managed, read_all};
+use self::news::{Lookout, News};
 pub use self::revocations::Revocations;
 pub use self::source::{Assignment, Source, Wanted};
 pub use self::standing::{Standing, Standings};
@@ -52,9 +54,6 @@ pub type Install = dyn Fn(&CertId, Certificate) + Send + Sync;
 /// Longest sleep: a clock that is set, or a machine that slept, is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// Until a certificate is looked at again that another process is busy with, in seconds.
-const BUSY_ELSEWHERE: i64 = 30;
-
 /// Questions to authorities that are under way at once: thousands may be due after a start.
 const QUESTIONS: usize = 8;
 
@@ -70,6 +69,8 @@ pub struct Renewer {
     pace: Pace,
     /// Questions under way.
     questions: usize,
+    /// Looks at what others have saved.
+    lookout: Lookout,
     jobs: JoinSet<Finished>,
     standings: Standings,
     revocations: Arc<Revocations>,
@@ -86,6 +87,7 @@ pub struct Renewer {
 enum Finished {
     Ordered(CertId, Box<Done>),
     Asked(CertId, Box<poll::Asked>),
+    Looked(Vec<News>),
     Nothing,
     Acted(CertId, Box<Done>, Verdict, oneshot::Sender<Verdict>),
 }
@@ -118,6 +120,7 @@ impl Renewer {
             limits: Limits::default(),
             pace: Pace::new(Clock::default().now()),
             questions: 0,
+            lookout: Lookout::default(),
             jobs: JoinSet::new(),
             standings,
             revocations: Arc::default(),
@@ -157,7 +160,7 @@ impl Renewer {
             self.tell_clock();
             self.hear_again();
             let turn = self.look(self.clock.now());
-            let wake = self.begin(turn);
+            let wake = self.begin(turn).min(self.look_out(self.clock.now()));
             let pause = wake.saturating_sub(self.clock.now());
             let pause = Duration::from_secs(u64::try_from(pause).unwrap_or(0).max(1));
             tokio::select! {
@@ -249,10 +252,7 @@ impl Renewer {
     fn look(&mut self, now: i64) -> Turn {
         let mut turn = Turn { wake: i64::MAX, ..Turn::default() };
         let mut standings = Vec::with_capacity(self.managed.len());
-        let Some(present) = self.present.clone() else {
-            self.standings.store(Arc::default());
-            return turn;
-        };
+        let Some(present) = self.present.clone() else { return turn };
         let directories = present.directories();
         let renew_before = present.acme.renew_before.map(seconds);
         for (id, managed) in &mut self.managed {
@@ -345,6 +345,7 @@ impl Renewer {
             target: managed.record.target.clone(),
             known: managed.record.clone(),
             replaces: managed.renewal_id.clone().filter(|_| is_issuer),
+            life: managed.life.clone(),
             why,
         };
         self.jobs.spawn(async move {
@@ -377,6 +378,7 @@ impl Renewer {
                     managed.record.ari = asked.ari;
                 }
             }
+            Finished::Looked(news) => self.hear_of(news),
             Finished::Nothing => {}
         }
     }
@@ -401,7 +403,7 @@ impl Renewer {
         // A reload may have taken it away.
         let Some(managed) = self.managed.get_mut(id) else { return };
         (managed.is_busy, managed.is_ordering) = (false, false);
-        managed.again_at = is_elsewhere.then(|| now + BUSY_ELSEWHERE);
+        managed.again_at = is_elsewhere.then(|| now + managed.busy_elsewhere());
         managed.is_unsaved = is_unsaved || (managed.is_unsaved && !is_installed);
         let Some(record) = record else { return };
         if let State::Limited { until, scope, directory } = &record.state {

@@ -4,7 +4,7 @@ use super::Change;
 use crate::acme::event::Events;
 use crate::acme::session::Authority;
 use crate::acme::state::Target;
-use crate::acme::storage::{CertId, Storage};
+use crate::acme::storage::{AuthorityId, CertId, Storage};
 use crate::acme::time::Clock;
 use crate::config::acme::{self, Acme};
 
@@ -51,6 +51,12 @@ impl Assignment {
     /// The directories of all authorities, in the order of preference.
     pub(super) fn directories(&self) -> Vec<&str> {
         self.sources.iter().map(|source| source.settings.directory.as_str()).collect()
+    }
+
+    /// Where the accounts at all authorities are kept.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<AuthorityId> {
+        self.directories().into_iter().map(AuthorityId::new).collect()
     }
 
     /// The authority with `directory`; `None` when the configuration no longer names it.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{AccountLock, AuthorityId, CertId, CertLock, Storage, StoreError};
 use crate::acme::journal::Journal;
@@ -37,7 +38,9 @@ impl Storage {
             Some(dir) => dir,
             None => self.live.make(id).map_err(at(&self.live, id))?,
         };
-        write(&dir, &lock.lock, STATE, record)
+        write(&dir, &lock.lock, STATE, record)?;
+        self.share("record", id, record);
+        Ok(())
     }
 
     /// The order under way. One that cannot be read is moved aside.
@@ -64,7 +67,9 @@ impl Storage {
     /// # Errors
     /// [`StoreError`] when it cannot be written: the order must not be finalized then.
     pub fn keep_order(&self, lock: &CertLock, journal: &Journal) -> Result<(), StoreError> {
-        write(&self.orders, &lock.lock, &format!("{}.json", lock.id()), journal)
+        write(&self.orders, &lock.lock, &format!("{}.json", lock.id()), journal)?;
+        self.share("order", lock.id().as_str(), journal);
+        Ok(())
     }
 
     /// Forgets the order: its certificate is saved, or it came to nothing.
@@ -73,6 +78,7 @@ impl Storage {
     /// [`StoreError::Io`] when the file cannot be removed.
     pub fn drop_order(&self, lock: &CertLock) -> Result<(), StoreError> {
         let name = format!("{}.json", lock.id());
+        self.unshare("order", lock.id().as_str());
         let removed = self.orders.remove(&name).and_then(|()| self.orders.sync());
         removed.map_err(at(&self.orders, &name))
     }
@@ -122,6 +128,32 @@ impl Storage {
         account: &T,
     ) -> Result<(), StoreError> {
         let name = lock.authority().as_str();
+        let json = |source| StoreError::Json { path: self.accounts.path(name), source };
+        let mut account = serde_json::to_value(account).map_err(json)?;
+        if let Some(fields) = account.as_object_mut() {
+            let last = self.raw_account(lock.authority())?.as_ref().map_or(0, revision);
+            fields.insert(REVISION.to_owned(), last.saturating_add(1).into());
+        }
+        self.write_account(lock, &account)?;
+        self.share("account", name, &account);
+        Ok(())
+    }
+
+    /// The account as it is kept.
+    pub(super) fn raw_account(&self, authority: &AuthorityId) -> Result<Option<Value>, StoreError> {
+        match existing(&self.accounts, authority.as_str())? {
+            Some(dir) => Ok(read(&dir, ACCOUNT)?.and_then(Result::ok)),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts an account in the place of the one that is kept, which becomes the one before.
+    pub(super) fn write_account(
+        &self,
+        lock: &AccountLock,
+        account: &Value,
+    ) -> Result<(), StoreError> {
+        let name = lock.authority().as_str();
         let dir = match existing(&self.accounts, name)? {
             Some(dir) => dir,
             None => {
@@ -132,7 +164,7 @@ impl Storage {
         };
         dir.sweep(&lock.lock).map_err(at(&self.accounts, name))?;
         if let Some(old) = dir.read_own(ACCOUNT).map_err(at(&dir, ACCOUNT))? {
-            let is_whole = serde_json::from_slice::<serde_json::Value>(&old).is_ok();
+            let is_whole = serde_json::from_slice::<Value>(&old).is_ok();
             if is_whole {
                 dir.write(&lock.lock, ACCOUNT_BEFORE, &old).map_err(at(&dir, ACCOUNT_BEFORE))?;
             }
@@ -140,16 +172,21 @@ impl Storage {
         write(&dir, &lock.lock, ACCOUNT, account)
     }
 
-    /// What an authority may ask for under `key`, a token (RFC 8555 §8.3) or a name (RFC 8737 §3),
-    /// as whichever instance made the order left it.
+    /// Everything that authorities may ask for, as whichever instance made the order left it. One
+    /// that cannot be read is left out.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when there is a file that cannot be read.
-    pub fn challenge<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        Ok(read(&self.challenges, &challenge_file(key))?.and_then(Result::ok))
+    /// [`StoreError::Io`] when the directory cannot be read.
+    pub fn challenges<T: DeserializeOwned>(&self) -> Result<Vec<T>, StoreError> {
+        let names = self.challenges.names().map_err(at(&self.challenges, ""))?;
+        let of_a_file = |name: &String| read(&self.challenges, name).ok()??.ok();
+        let here: Vec<T> = names.iter().filter_map(of_a_file).collect();
+        let is_new = |name: &String| !names.contains(name);
+        Ok(here.into_iter().chain(self.shared_challenges(is_new)).collect())
     }
 
-    /// Leaves what an authority may ask for under `key` for every instance.
+    /// Leaves what an authority may ask for for every instance, under the token (RFC 8555 §8.3) as
+    /// `key`.
     ///
     /// # Errors
     /// [`StoreError`] when it cannot be written.
@@ -159,7 +196,10 @@ impl Storage {
         key: &str,
         answer: &T,
     ) -> Result<(), StoreError> {
-        write(&self.challenges, &lock.lock, &challenge_file(key), answer)
+        let name = challenge_file(key);
+        // Where this disk is full, others may have room.
+        self.share_challenge(&name, answer);
+        write(&self.challenges, &lock.lock, &name, answer)
     }
 
     /// Takes away what was left under `key`.
@@ -168,6 +208,7 @@ impl Storage {
     /// [`StoreError::Io`] when the file cannot be removed.
     pub fn drop_challenge(&self, _lock: &CertLock, key: &str) -> Result<(), StoreError> {
         let name = challenge_file(key);
+        self.unshare_challenge(&name);
         self.challenges.remove(&name).map_err(at(&self.challenges, &name))
     }
 
@@ -176,7 +217,7 @@ impl Storage {
     /// # Errors
     /// [`StoreError::Io`] when the directory cannot be read.
     pub fn sweep_challenges(&self, now: SystemTime) -> Result<usize, StoreError> {
-        let mut swept = 0;
+        let mut swept = self.sweep_shared_challenges(now);
         for name in self.challenges.names().map_err(at(&self.challenges, ""))? {
             let changed = std::fs::symlink_metadata(self.challenges.path(&name))
                 .and_then(|found| found.modified());
@@ -194,8 +235,16 @@ const STATE: &str = "state.json";
 pub(super) const ACCOUNT: &str = "account.json";
 const ACCOUNT_BEFORE: &str = "account.json.prev";
 
+/// Counts the accounts that were kept, in the file of one.
+const REVISION: &str = "revision";
+
+/// Which of the accounts that a fleet has had this one is.
+pub(super) fn revision(account: &Value) -> u64 {
+    account.get(REVISION).and_then(Value::as_u64).unwrap_or(0)
+}
+
 /// Authorities keep an authorization pending for days, but no order of ours is under way that long.
-const CHALLENGE_LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const CHALLENGE_LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Tokens are chosen by authorities and names by clients: neither may become a path.
 fn challenge_file(key: &str) -> String {
@@ -323,12 +372,19 @@ mod tests {
         let (root, storage) = storage();
         let other = Storage::open(root.path()).unwrap();
         let lock = storage.lock(&CertId::new("a.test")).unwrap().unwrap();
-        for key in ["../../token", "a.test"] {
-            storage.keep_challenge(&lock, key, &"answer").unwrap();
-            assert_eq!(other.challenge::<String>(key).unwrap().as_deref(), Some("answer"));
+        let outstanding = || {
+            let mut all = other.challenges::<String>().unwrap();
+            all.sort();
+            all
+        };
+        for key in ["../../token", "token"] {
+            storage.keep_challenge(&lock, key, &key).unwrap();
         }
-        storage.drop_challenge(&lock, "a.test").unwrap();
-        assert_eq!(other.challenge::<String>("a.test").unwrap(), None);
+        std::fs::write(root.path().join("challenges/torn.json"), "\"to").unwrap();
+        assert_eq!(outstanding(), ["../../token", "token"]);
+        std::fs::remove_file(root.path().join("challenges/torn.json")).unwrap();
+        storage.drop_challenge(&lock, "token").unwrap();
+        assert_eq!(outstanding(), ["../../token"]);
         let now = SystemTime::now();
         assert_eq!(storage.sweep_challenges(now).unwrap(), 0);
         let day_after = now + CHALLENGE_LONGEST + Duration::from_secs(60);

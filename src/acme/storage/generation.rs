@@ -53,6 +53,9 @@ pub struct Meta {
     pub why: Option<Why>,
     /// The order it came from.
     pub order_url: Option<String>,
+    /// Counts what was saved, also where instances count generations of their own.
+    /// [`Storage::save`] sets it.
+    pub revision: u64,
 }
 
 /// A pair on disk that can be served.
@@ -188,7 +191,24 @@ impl Storage {
         lock: &CertLock,
         pair: &Pair,
     ) -> Result<Generation, StoreError> {
-        self.save_stepwise(place, lock, pair, &mut |_| Ok(()))
+        let mut pair = pair.clone();
+        pair.meta.revision = self.next_revision(place, lock.id())?;
+        let saved = self.save_stepwise(place, lock, &pair, &mut |_| Ok(()))?;
+        self.share_pair(place, lock.id(), &pair, &saved);
+        Ok(saved)
+    }
+
+    /// Larger than that of any pair before, here or in the fleet.
+    fn next_revision(&self, place: Place, id: &CertId) -> Result<u64, StoreError> {
+        let mut last = self.shared_revision(place, id);
+        if let Some(dir) = existing(self.place(place), id.as_str())? {
+            for number in Present::read(&dir)?.numbers {
+                let inner = dir.existing(&directory(number)).ok().flatten();
+                let kept = inner.as_ref().and_then(meta).map_or(0, |meta| meta.revision);
+                last = last.max(kept);
+            }
+        }
+        Ok(last.saturating_add(1))
     }
 
     /// Puts an older generation in service again, as a new one, so that the newest is always the

@@ -18,7 +18,9 @@
 //! A generation is written whole before `current` names it, so a crash at any moment leaves the old
 //! pair or the new one. What a crash left over is found by [`Storage::recover`] at the next start.
 //! Whoever writes holds the certificate's or the account's lock, which the kernel frees when a
-//! process dies. Links are not followed below `storage:`; it may be one itself.
+//! process dies. Above all this there may be a [`Fleet`], whose instances have a tree each: whoever has
+//! a lock has it there as well, what others have kept is taken over into the tree, and what is kept
+//! here is handed to them. Without it, or while it cannot be reached, the tree is all there is. Links are not followed below `storage:`; it may be one itself.
 
 mod discard;
 mod files;
@@ -27,6 +29,7 @@ mod id;
 mod inspect;
 mod lock;
 mod room;
+mod shared;
 #[cfg(test)]
 mod trials;
 
@@ -38,7 +41,10 @@ pub use room::PAIR_BYTES;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use self::shared::Known;
+use super::fleet::Fleet;
 use crate::net::HostPattern;
 use crate::tls::pem::LoadError;
 use crate::tls::private_dir::PrivateDir;
@@ -53,6 +59,9 @@ pub struct Storage {
     challenges: PrivateDir,
     locks: PrivateDir,
     quarantine: PrivateDir,
+    /// What is shared above these files, and with whom.
+    fleet: Option<Arc<Fleet>>,
+    known: Arc<Known>,
 }
 
 /// Why something could not be kept or found.
@@ -128,6 +137,8 @@ impl Storage {
             challenges: within("challenges")?,
             locks: within("locks")?,
             quarantine: within("quarantine")?,
+            fleet: None,
+            known: Arc::default(),
         })
     }
 }

@@ -27,6 +27,7 @@ fn pair(names: &[&str], saved_at: i64) -> Pair {
         why: Some(Why::Backstop),
         order_url: None,
         issued_by: None,
+        revision: 0,
     };
     Pair { key_pem: Secret(made.signing_key.serialize_pem()), chain_pem: made.cert.pem(), meta }
 }

@@ -67,9 +67,7 @@ impl Managed {
 
     /// Finds what was obtained and imported before. Blocks on files.
     pub(super) fn find(&mut self, storage: &Storage, now: SystemTime) {
-        // What cannot be read is obtained anew, and says so there.
-        let found = storage.load(Place::Live, &self.id).ok().and_then(|found| found.generation);
-        self.obtained = found.map(|generation| generation.certificate);
+        self.find_obtained(storage);
         let certificate = &self.id;
         let found = match storage.load(Place::Imported, certificate) {
             Ok(found) => found,
@@ -97,6 +95,13 @@ impl Managed {
             tracing::warn!(%certificate, "the imported certificate ends, its successor is ordered");
         }
         self.imported = Some(Imported { certificate: brought, makes_way_at });
+    }
+
+    /// Finds what was obtained before. Blocks on files.
+    pub(super) fn find_obtained(&mut self, storage: &Storage) {
+        // What cannot be read is obtained anew, and says so there.
+        let found = storage.load(Place::Live, &self.id).ok().and_then(|found| found.generation);
+        self.obtained = found.map(|generation| generation.certificate);
     }
 
     /// What is served at `now`.

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::super::job::{Done, JobError, blocking, texts};
+use super::super::news::Notices;
 use super::super::{Assignment, Finished, Managed, Renewer};
 use super::Verdict;
 use crate::acme::journal::Journal;
@@ -111,7 +112,7 @@ impl Job {
         let done = match work {
             Work::Restore { number } => self.restore(lock, number).await,
             Work::Revoke { reason, tag } => self.revoke(lock, reason, tag).await,
-            Work::Rehearse { of, directory } => self.rehearse(&of, directory).await,
+            Work::Rehearse { of, directory } => self.rehearse(lock, &of, directory).await,
         };
         match done {
             Ok(done) => (done, Verdict::Done),
@@ -129,7 +130,12 @@ impl Job {
         Ok(Done { record: Some(record), certificate, ..Done::default() })
     }
 
-    async fn rehearse(&self, of: &str, directory: String) -> Result<Done, JobError> {
+    async fn rehearse(
+        &self,
+        lock: Arc<CertLock>,
+        of: &str,
+        directory: String,
+    ) -> Result<Done, JobError> {
         let source = self.present.source(of).or_else(|| self.present.sources.first());
         let Some(mut source) = source.cloned() else { return Ok(Done::default()) };
         source.settings.directory.clone_from(&directory);
@@ -143,11 +149,14 @@ impl Job {
             target: self.known.target.clone(),
             known: self.known.clone(),
             replaces: None,
+            life: None,
             why: Why::Requested,
         };
         let session = self.present.session(&source).await?;
         let (challenges, write) = (Arc::clone(&self.challenges), Arc::new(|_: &Journal| Ok(())));
-        let issuer = Issuer::new(session, challenges, write, Limits::default());
+        let board = Notices { storage: self.present.storage.clone(), lock };
+        let issuer =
+            Issuer::new(session, challenges, write, Limits::default()).with_board(Arc::new(board));
         let issued = issuer.issue(&order.request().await).await;
         issued.map_err(|error| JobError::Order(Box::new(error)))?;
         tracing::info!(certificate = %self.id, directory = %source.settings.directory, "rehearsed an order");

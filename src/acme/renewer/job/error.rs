@@ -14,6 +14,9 @@ use crate::acme::storage::StoreError;
 use crate::acme::time::{unix, until};
 use std::time::SystemTime;
 
+/// The kind of a problem that the authority did not tell of.
+pub(super) const LOCAL: &str = "local";
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::acme::renewer) enum JobError {
@@ -93,7 +96,7 @@ impl JobError {
     }
 
     pub(super) fn last_problem(&self) -> LastProblem {
-        let kind = self.problem().map_or_else(|| "local".to_owned(), |it| it.r#type.clone());
+        let kind = self.problem().map_or_else(|| LOCAL.to_owned(), |it| it.r#type.clone());
         let names = match self {
             Self::Order(error) => error.bad_names(),
             _ => Vec::new(),

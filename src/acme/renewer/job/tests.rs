@@ -10,6 +10,7 @@ use super::super::managed::{Change, read_all};
 use super::*;
 use crate::acme::dns::{Dns, Provider};
 use crate::acme::event::{Events, Told};
+use crate::acme::fleet::Fleet;
 use crate::acme::http::{RequestError, Sending, Transport};
 use crate::acme::session::{Authority, CallError};
 use crate::acme::state::State;
@@ -73,6 +74,7 @@ fn scene_with(acme: &str) -> Scene {
         known: Record::new(target.clone(), now()),
         target,
         replaces: None,
+        life: None,
         why: Why::Missing,
     };
     Scene { job, asked, told, storage, _directory: directory }
@@ -239,6 +241,66 @@ async fn one_that_is_busy_elsewhere_waits() {
     assert!(done.is_elsewhere && done.record.is_none());
 }
 
+/// The same as an instance of a fleet whose Redis is gone.
+fn without_redis() -> Scene {
+    let mut scene = scene();
+    let text = "sites: { a.test: { upstream: \"http://b\" } }\nstorage: redis://127.0.0.1:1\n";
+    let loaded = config::from_text("gateway.yaml", text, std::path::Path::new("")).unwrap();
+    let fleet = Arc::new(Fleet::new(&loaded.config.fleet.unwrap()).unwrap());
+    scene.storage = scene.storage.clone().with_fleet(Some(fleet));
+    let present = &scene.job.present;
+    scene.job.present = Arc::new(Assignment {
+        acme: present.acme.clone(),
+        storage: scene.storage.clone(),
+        sources: present.sources.clone(),
+        clock: present.clock.clone(),
+        wanted: Vec::new(),
+        events: present.events.clone(),
+    });
+    scene
+}
+
+#[tokio::test]
+async fn what_has_time_waits_for_a_redis_that_is_gone_and_nothing_else_does() {
+    let mut scene = without_redis();
+    let life = |left| Some(Life::new(now() - 100 * DAY + left * DAY, now() + left * DAY, &[1]));
+    for (why, life, waits) in [
+        (Why::Backstop, life(30), true),
+        (Why::Ari, life(30), true),
+        (Why::Backstop, life(24), false),
+        (Why::Revoked, life(90), false),
+        (Why::NamesChanged, life(90), false),
+        (Why::Requested, life(90), false),
+        (Why::Missing, None, false),
+    ] {
+        (scene.job.why, scene.job.life) = (why, life);
+        let before = scene.asked.load(Ordering::Relaxed);
+        let done = scene.job.again().run().await;
+        let is_asked = scene.asked.load(Ordering::Relaxed) > before;
+        assert_eq!((done.is_elsewhere, is_asked), (waits, !waits), "{why:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_failed_on_another_machine_is_tried_on_this_one() {
+    for (kind, is_tried) in [("local", true), ("dns", false)] {
+        let mut scene = without_redis();
+        scene.job.known.since -= 10;
+        let mut record = scene.job.known.clone();
+        let problem = LastProblem { kind: kind.into(), ..LastProblem::default() };
+        let directories = [scene.job.source.settings.directory.as_str()];
+        record.failed(scene.job.attempt(&directories, None, None), problem, now());
+        let (storage, id) = (scene.storage.clone(), scene.job.id.clone());
+        let keep = move || {
+            let lock = storage.lock(&id).unwrap().unwrap();
+            storage.keep_record(&lock, &record).unwrap();
+        };
+        blocking(keep).await.unwrap();
+        scene.job.run().await;
+        assert_eq!(scene.asked.load(Ordering::Relaxed) > 0, is_tried, "{kind}");
+    }
+}
+
 impl Job {
     fn again(&self) -> Self {
         Self {
@@ -249,6 +311,7 @@ impl Job {
             target: self.target.clone(),
             known: self.known.clone(),
             replaces: None,
+            life: self.life.clone(),
             why: self.why,
         }
     }
