@@ -11,6 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::wire::{Wire, invalid, text};
 use super::within;
@@ -86,16 +87,29 @@ impl Client {
             tcp.set_nodelay(true)?;
             let stream: Box<dyn Stream> = match &self.ca {
                 None => Box::new(tcp),
-                Some(ca) => {
-                    let name = self.host.rsplit_once(':').map_or(&*self.host, |(name, _)| name);
-                    let name = ServerName::try_from(name.to_owned())
-                        .expect("the host is a name or an address");
-                    Box::new(TlsConnector::from(Arc::new(trusting(ca))).connect(name, tcp).await?)
-                }
+                Some(ca) => Box::new(self.shake_hands(ca, tcp).await?),
             };
             Ok(Connection { wire: Wire::new(stream) })
         })
         .await
+    }
+
+    /// The certificate that a handshake is served with; one that is not trusted is an error.
+    pub(crate) async fn certificate(&self) -> io::Result<Vec<u8>> {
+        within("handshake", async {
+            let tcp = TcpStream::connect(self.address).await?;
+            let ca = self.ca.as_deref().expect("a CA is trusted");
+            let stream = self.shake_hands(ca, tcp).await?;
+            let shown = stream.get_ref().1.peer_certificates().expect("a server shows one");
+            Ok(shown[0].to_vec())
+        })
+        .await
+    }
+
+    async fn shake_hands(&self, ca: &Path, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = self.host.rsplit_once(':').map_or(&*self.host, |(name, _)| name);
+        let name = ServerName::try_from(name.to_owned()).expect("the host is a name or an address");
+        TlsConnector::from(Arc::new(trusting(ca))).connect(name, tcp).await
     }
 }
 

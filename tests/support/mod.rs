@@ -13,6 +13,7 @@ mod origin;
 mod pebble;
 mod peer;
 mod program;
+mod redis;
 mod stage;
 mod wire;
 
@@ -33,6 +34,7 @@ pub(crate) use origin::{Answer, Origin, Received};
 pub(crate) use pebble::{EXTERNAL_KEY, Pebble, Settings, write_certificates};
 pub(crate) use peer::{Peer, command};
 pub(crate) use program::{Program, run};
+pub(crate) use redis::{PASSWORD, Redis};
 pub(crate) use stage::Stage;
 
 /// How long a test waits for anything before it fails.
