@@ -40,7 +40,8 @@ fn keep_all(live: &Path, directory: &str) {
         };
         write("key.pem", &key);
         write("chain.pem", &chain);
-        let meta = json!({ "names": [name], "directory": directory, "saved_at": 1 });
+        let meta =
+            json!({ "names": [name], "directory": directory, "profile": "classic", "saved_at": 1 });
         write("meta.json", &meta.to_string());
         fs::write(kept.parent().unwrap().join("current"), "000001").unwrap();
     }

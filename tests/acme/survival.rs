@@ -48,14 +48,14 @@ impl Scene {
         format!(
             "listeners:\n  web: {{ bind: \"{web}\", protocol: http }}\n  \
              secure: {{ bind: \"{secure}\", protocol: https }}\nsites:\n{sites}\
-             acme: {{ email: ops@example.com, directory: \"{}\", directory_ca: \"{}\"{more} }}\n",
+             acme: {{ email: ops@example.com, directory: \"{}\", directory_ca: \"{}\", profile: classic{more} }}\n",
             self.between.directory(),
             self.pebble.ca().display()
         )
     }
 
     fn target(&self, name: &str) -> Target {
-        Target::new(vec![name.to_owned()], &self.between.directory(), None)
+        Target::new(vec![name.to_owned()], &self.between.directory(), Some("classic"))
     }
 
     /// A gateway whose certificate was obtained.
@@ -386,7 +386,7 @@ async fn a_disk_that_fills_while_an_order_is_under_way_costs_no_certificate() {
     let directory = TempDir::new().unwrap();
     fs::create_dir(directory.path().join("storage")).unwrap();
     // Not of a minute, which would be over when there is room again.
-    let text = scene.yaml(&[NAME], ", profile: classic");
+    let text = scene.yaml(&[NAME], "");
     let gateway = Gateway::start_program(program, directory, &text).await;
     scene.between.met(1).await;
     let disk = PathBuf::from(format!("/proc/{}/root", gateway.id()))

@@ -253,6 +253,7 @@ impl Renewer {
         let mut turn = Turn { wake: i64::MAX, ..Turn::default() };
         let mut standings = Vec::with_capacity(self.managed.len());
         let Some(present) = self.present.clone() else { return turn };
+        present.events.metrics().certificates.fleet(present.storage.is_fleet_reachable());
         let directories = present.directories();
         let renew_before = present.acme.renew_before.map(seconds);
         for (id, managed) in &mut self.managed {

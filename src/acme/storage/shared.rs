@@ -52,6 +52,12 @@ struct Left {
 }
 
 impl Storage {
+    /// Whether the fleet's Redis can be reached; `None` where there is no fleet.
+    #[must_use]
+    pub fn is_fleet_reachable(&self) -> Option<bool> {
+        self.fleet.as_ref().map(|fleet| fleet.is_reachable())
+    }
+
     /// The same files with a fleet above them.
     #[must_use]
     pub fn with_fleet(self, fleet: Option<Arc<Fleet>>) -> Self {

@@ -3,7 +3,7 @@
 //! Orders are rare, so that maps behind a lock do: a request of a client touches none of this.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,6 +80,8 @@ pub struct CertificateMetrics {
     store_errors: [AtomicU64; STORE_OPS.len()],
     deliveries: [AtomicU64; DELIVERIES.len()],
     pending: AtomicU64,
+    /// 0: there is no fleet; 1: its Redis cannot be reached; 2: it can.
+    fleet: AtomicU8,
 }
 
 /// What can fail where certificates are kept.
@@ -140,6 +142,11 @@ impl CertificateMetrics {
         add(&self.deliveries[3 * usize::from(is_program) + ended as usize], 1);
     }
 
+    /// Notes whether the Redis of the fleet can be reached; `None` where there is no fleet.
+    pub fn fleet(&self, is_reachable: Option<bool>) {
+        self.fleet.store(is_reachable.map_or(0, |it| 1 + u8::from(it)), Ordering::Relaxed);
+    }
+
     /// Notes how many events wait for a hook.
     pub fn pending(&self, count: usize) {
         self.pending.store(count as u64, Ordering::Relaxed);
@@ -178,7 +185,7 @@ impl Metrics {
         for (kind, result, count) in &readings.challenge_hits {
             text.sample(&family::CHALLENGE_HITS, &[kind, result], count);
         }
-        let CertificateMetrics { store_errors, deliveries, pending } = &self.certificates;
+        let CertificateMetrics { store_errors, deliveries, pending, fleet } = &self.certificates;
         for (op, count) in STORE_OPS.iter().zip(store_errors) {
             text.sample(&family::STORE_ERRORS, &[op], count.load(Ordering::Relaxed));
         }
@@ -186,6 +193,9 @@ impl Metrics {
             text.sample(&family::DELIVERIES, &[hook, result], count.load(Ordering::Relaxed));
         }
         text.sample(&family::EVENTS_PENDING, &[], pending.load(Ordering::Relaxed));
+        if let Some(is_reachable) = fleet.load(Ordering::Relaxed).checked_sub(1) {
+            text.sample(&family::FLEET_REACHABLE, &[], is_reachable);
+        }
     }
 
     fn write_authorities(&self, text: &mut Text) {

@@ -129,6 +129,8 @@ families! {
         "Tries to tell a hook of an event, by kind of hook and how they ended";
     EVENTS_PENDING: Gauge "wardgate_acme_events_pending" []
         "Events that some hook has not been told of yet";
+    FLEET_REACHABLE: Gauge "wardgate_storage_redis_reachable" []
+        "1 while the Redis of `storage:` can be reached, else 0; absent without one";
     GENERATION: Gauge "wardgate_config_generation" []
         "Number of the configuration in force, from 1";
     RELOAD_SUCCESS: Gauge "wardgate_config_last_reload_success" []
