@@ -87,6 +87,9 @@ pub struct WrongIssuer;
 /// The TLS feature `status_request` in the extension of RFC 7633 §4.1.
 const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
 
+/// Longest time between two questions about a certificate: authorities sign some answers for a year.
+const LONGEST_PAUSE: Duration = Duration::from_secs(12 * 60 * 60);
+
 /// Least time between two questions about one certificate that were answered.
 const LEAST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -216,12 +219,13 @@ impl Staple {
     }
 
     /// When to ask again, as seen at `now`: at half of its time, or at half of what is left where a
-    /// cache has kept it longer than that.
+    /// cache has kept it longer than that; after half a day at most, for it may say that the
+    /// certificate is revoked.
     #[must_use]
     pub fn refresh_at(&self, now: SystemTime) -> SystemTime {
         let half = self.half_time();
         let at = if half > now { half } else { middle(now, self.until) };
-        at.max(now + LEAST_PAUSE)
+        at.min(now + LONGEST_PAUSE).max(now + LEAST_PAUSE)
     }
 }
 

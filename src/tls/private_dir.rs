@@ -31,6 +31,7 @@ impl PrivateDir {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             create_private(path)?;
+            hand_over(path)?;
         }
         close_to_others(path, 0o700)?;
         Ok(Self(path.to_owned()))
@@ -71,6 +72,7 @@ impl PrivateDir {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
+        hand_over(&path)?;
         Ok(Self(path))
     }
 
@@ -93,6 +95,7 @@ impl PrivateDir {
     pub(crate) fn lock(&self) -> io::Result<Lock> {
         let path = self.path(".lock");
         let file = private_options().create(true).truncate(false).open(&path)?;
+        hand_over(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -109,6 +112,7 @@ impl PrivateDir {
         let path = self.path(name);
         own_metadata(&path)?;
         let file = private_options().create(true).truncate(false).open(&path)?;
+        hand_over(&path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -166,6 +170,7 @@ impl PrivateDir {
     pub(crate) fn create(&self, name: &str, bytes: &[u8], step: Step<'_>) -> io::Result<()> {
         step("create a file")?;
         let mut file = private_options().create_new(true).open(self.path(name))?;
+        hand_over(&self.path(name))?;
         step("write a file")?;
         file.write_all(bytes)?;
         step("sync a file")?;
@@ -298,6 +303,25 @@ fn create_private(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
+/// Gives what root has just made to whom the directory around it belongs: an operator's command, run as
+/// root, must not lock the gateway out of its own files.
+#[cfg(unix)]
+fn hand_over(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, lchown};
+    let here = Path::new(".");
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(here);
+    let (own, around) = (fs::symlink_metadata(path)?, fs::metadata(parent)?);
+    if own.uid() == 0 && around.uid() != 0 {
+        lchown(path, Some(around.uid()), Some(around.gid()))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn hand_over(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// Options for a file that is private from its first moment.
 fn private_options() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -413,5 +437,24 @@ mod tests {
         let mut left = dir.names().unwrap();
         left.sort();
         assert_eq!(left, ["0.bad", "1.bad"]);
+    }
+
+    /// Only root can give files away.
+    #[cfg(unix)]
+    #[test]
+    fn what_root_makes_belongs_to_whom_the_directory_does() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let root = tempfile::tempdir().unwrap();
+        let dir = PrivateDir::open(root.path()).unwrap();
+        if chown(root.path(), Some(12_345), Some(12_345)).is_err() {
+            return println!("not tested: this is not root");
+        }
+        let lock = dir.try_lock("a.lock").unwrap().unwrap();
+        dir.write(&lock, "file", b"x").unwrap();
+        let inner = dir.inside("inner").unwrap();
+        inner.make("made").unwrap();
+        for name in ["a.lock", "file", "inner", "inner/made"] {
+            assert_eq!(fs::metadata(dir.path(name)).unwrap().uid(), 12_345, "{name}");
+        }
     }
 }

@@ -131,8 +131,12 @@ impl CertStore {
 
     /// Serves the certificate with this fingerprint with `staple` from the next handshake on, as long
     /// as it counts; or without any, where the staple says that it is revoked.
+    /// One that is older than what is known is left.
     pub fn staple(&self, fingerprint: Fingerprint, staple: &Arc<Staple>) {
         let mut staples = self.staples.lock().unwrap_or_else(PoisonError::into_inner);
+        if staples.get(&fingerprint).is_some_and(|known| staple.this_update < known.this_update) {
+            return;
+        }
         staples.insert(fingerprint, Arc::clone(staple));
         for entry in self.entries() {
             if entry.certificate.leaf.fingerprint == fingerprint {
@@ -496,6 +500,8 @@ mod tests {
         assert_eq!(said("a.test"), None, "it is not good");
         let entry = store.resolve(Some("a.test"), None).unwrap();
         assert_eq!(entry.staple().unwrap().status, Status::Revoked);
+        store.staple(fingerprint, &staple(5, Status::Good, 11, 1000));
+        assert_eq!(entry.staple().unwrap().status, Status::Revoked, "an older answer played again");
 
         store.replace(Table::default());
         store.forget_staples();

@@ -170,6 +170,15 @@ async fn a_name_in_none_of_the_servers_zones_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_zone_of_other_servers_below_one_of_the_servers_is_not_its_own() {
+    let bind = Bind::start().await;
+    let name = "_acme-challenge.a.child.example.test";
+    let record = Record { name: name.into(), value: "proof".into() };
+    let error = Dns::update(bind.settings()).present(record).await.unwrap_err();
+    assert!(matches!(error, DnsError::Update(UpdateError::NoZone { .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_wrong_is_told() {
     let bind = Bind::with_clock(3600).await;
     let UpdateError::BadTime { ahead: Some(ahead), .. } = refusal(bind.settings()).await else {

@@ -137,7 +137,7 @@ fn write_files(directory: &Path, address: SocketAddr) -> PathBuf {
             let records = format!(
                 "$TTL 60\n@ SOA ns.{zone}. op.{zone}. 1 60 60 60 60\n@ NS ns\nns A 127.0.0.1\n{}",
                 match *zone {
-                    "example.test" => "_acme-challenge.alias CNAME alias.validation.test.\n",
+                    "example.test" => "_acme-challenge.alias CNAME alias.validation.test.\nchild NS ns.elsewhere.test.\n",
                     _ => "",
                 }
             );

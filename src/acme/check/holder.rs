@@ -131,7 +131,9 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].pid, Some(std::process::id()));
         assert!(!found[0].is_wardgate() && found[0].to_string().contains("(process "));
-        drop(listener);
+        // Bound, and so nobody else's, and listening no more.
+        let socket = socket2::Socket::from(listener);
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
         assert_eq!(holders(port), []);
     }
 

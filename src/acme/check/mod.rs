@@ -147,7 +147,7 @@ pub async fn check(config: &Config, subject: &Subject, means: &Means) -> Vec<Fin
     let authorities = authority::ask_all(acme, means.patience);
     let addresses = stream::iter(subject.names.iter().map(|name| dns::addresses(&resolver, name)));
     let addresses = addresses.buffered(AT_ONCE).collect::<Vec<_>>();
-    let proof = proof::look(&resolver, subject, acme, means.patience);
+    let proof = proof::look(subject, acme, means.patience);
     let (kept, Known { mut findings, issuers }, addresses, proof) =
         tokio::join!(kept, authorities, addresses, proof);
     findings.extend(kept.findings);

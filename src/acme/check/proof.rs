@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::RecordType;
 
 use super::Subject;
 use super::dns::{Trouble, lookup, resolver as asking};
@@ -17,12 +16,7 @@ const DNS_01: &str = "dns-01";
 const DNS_PERSIST_01: &str = "dns-persist-01";
 
 /// Looks at whoever is to put records up. Changes no zone.
-pub(super) async fn look(
-    resolver: &TokioResolver,
-    subject: &Subject,
-    acme: &Acme,
-    patience: Duration,
-) -> Vec<Finding> {
+pub(super) async fn look(subject: &Subject, acme: &Acme, patience: Duration) -> Vec<Finding> {
     let is_wild = |name: &HostPattern| matches!(name, HostPattern::Wildcard(_));
     let is_only_way =
         acme.challenges.iter().all(|kind| kind.is_dns()) || subject.names.iter().any(is_wild);
@@ -30,9 +24,7 @@ pub(super) async fn look(
     if acme.challenges.contains(&ChallengeKind::Dns01) {
         let finding = match &acme.dns {
             Some(DnsProvider::Run(words)) => words.first().map(|program| runs(program)),
-            Some(DnsProvider::Rfc2136(server)) => {
-                Some(answers(resolver, server, subject, patience).await)
-            }
+            Some(DnsProvider::Rfc2136(server)) => Some(answers(server, subject, patience).await),
             None => None,
         };
         findings.extend(finding.map(|it| if is_only_way { it } else { it.eased() }));
@@ -84,24 +76,16 @@ fn is_executable(_path: &Path) -> bool {
 }
 
 /// Whether the server of dynamic updates answers. Whether it takes them shows only by one.
-async fn answers(
-    resolver: &TokioResolver,
-    update: &Rfc2136,
-    subject: &Subject,
-    patience: Duration,
-) -> Finding {
+async fn answers(update: &Rfc2136, subject: &Subject, patience: Duration) -> Finding {
     let shown = format!("{}:{}", update.server, update.port);
     let address = match &update.server {
         Host::Address(address) => Some(*address),
-        Host::Name(name) => {
-            let found = lookup(resolver, name.as_str(), RecordType::A).await;
-            found.ok().and_then(|found| {
-                found.iter().find_map(|data| match data {
-                    RData::A(address) => Some(address.0.into()),
-                    _ => None,
-                })
-            })
-        }
+        // As the update itself has it: the hosts file and both kinds of addresses count.
+        Host::Name(name) => tokio::net::lookup_host((name.as_str(), update.port))
+            .await
+            .ok()
+            .and_then(|mut found| found.next())
+            .map(|address| address.ip()),
     };
     let Some(address) = address else {
         return Finding::fault(DNS_01, format!("{shown}, which takes the records, has no address"));

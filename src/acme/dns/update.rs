@@ -113,7 +113,7 @@ async fn locate(
 /// What `name` is an alias of: by the server's word where it is the zone's, else by the DNS.
 async fn alias(peer: &Peer, name: &Name) -> Result<Option<Name>, UpdateError> {
     let answer = peer.ask(query(name, RecordType::CNAME)).await?;
-    if !answer.authoritative {
+    if !counts(&answer) {
         let target = alias_elsewhere(&shown(name)).await;
         return target.map(|target| fully_qualified(&target)).transpose();
     }
@@ -122,6 +122,12 @@ async fn alias(peer: &Peer, name: &Name) -> Result<Option<Name>, UpdateError> {
         _ => None,
     });
     Ok(target)
+}
+
+/// Whether the server says so of a zone of its own, and has signed it: refusals need no signature.
+fn counts(answer: &Message) -> bool {
+    answer.authoritative
+        && matches!(answer.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
 }
 
 /// The zone of the server's that `name` is in.
@@ -133,12 +139,27 @@ async fn zone_of(peer: &Peer, name: &Name) -> Result<Name, UpdateError> {
         let mut entries = answer.answers.iter().chain(&answer.authorities);
         let found = entries
             .find(|entry| entry.record_type() == RecordType::SOA && entry.name.zone_of(name));
-        if let (true, Some(found)) = (answer.authoritative, found) {
+        if let (true, Some(found)) = (counts(&answer), found) {
             return Ok(found.name.clone());
+        }
+        if answer.response_code == ResponseCode::NoError && refers(&answer, name) {
+            break;
         }
         asked = asked.base_name();
     }
     Err(UpdateError::NoZone { server: peer.to_string(), name: shown(name) })
+}
+
+/// Whether the server sends us on to those of a zone that `name` is in: what it holds above that is not
+/// where anybody looks for `name`.
+fn refers(answer: &Message, name: &Name) -> bool {
+    let mut entries = answer.authorities.iter();
+    !answer.authoritative
+        && entries.any(|entry| {
+            entry.record_type() == RecordType::NS
+                && !entry.name.is_root()
+                && entry.name.zone_of(name)
+        })
 }
 
 fn query(name: &Name, kind: RecordType) -> Message {

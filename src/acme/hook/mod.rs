@@ -155,6 +155,8 @@ impl Hooks {
                 let pause = u64::try_from(wake.saturating_sub(now())).unwrap_or(0);
                 self.events.metrics().certificates.pending(self.queue.len());
                 tokio::select! {
+                    // What is told is for the hooks of the plan that is in force by then.
+                    biased;
                     changed = self.plans.changed() => match changed {
                         Ok(()) => self.adopt().await,
                         Err(_) => return,
@@ -249,8 +251,14 @@ impl Hooks {
     /// Takes in what was found on the disk: tried at once, and no longer for hooks that are gone.
     async fn find(&mut self, id: String, mut waiting: Waiting) {
         let Some(plan) = self.plan.clone() else { return };
+        let is_over = waiting.at + LONGEST_WAIT < now();
+        let was_empty = waiting.hooks.is_empty();
         waiting.hooks.retain(|hook, _| plan.hooks.contains_key(hook));
-        if waiting.hooks.is_empty() || waiting.at + LONGEST_WAIT < now() {
+        if waiting.hooks.is_empty() && !was_empty && !is_over {
+            // For hooks of another process, or of another configuration.
+            return;
+        }
+        if waiting.hooks.is_empty() || is_over {
             self.tell_dropped(&waiting);
             return self.remove(&id).await;
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::queue::Waiting;
 use crate::acme::event::Once;
+use crate::acme::time::MINUTE;
 use crate::tls::private_dir::{Lock, PrivateDir};
 
 /// The directory. Blocks on it.
@@ -62,8 +63,12 @@ impl Shelf {
         let bytes = self.0.read_own(TOLD)?.unwrap_or_default();
         // What cannot be read is forgotten: things are told again, and not never.
         let mut told: ToldOnce = serde_json::from_slice(&bytes).unwrap_or_default();
-        let is_known =
-            |known: &Rank| known.fingerprint == once.fingerprint && known.rank >= once.rank;
+        // What a clock that was ahead has told was not so.
+        let is_known = |known: &Rank| {
+            known.fingerprint == once.fingerprint
+                && known.rank >= once.rank
+                && known.at <= now + MINUTE
+        };
         if told.0.get(&once.series).is_some_and(is_known) {
             return Ok(false);
         }

@@ -1,6 +1,7 @@
 //! One try to have a certificate: the lock, a second look at the disk, the order, the save.
 
 mod error;
+mod failure;
 
 use std::error::Error;
 use std::io;
@@ -15,12 +16,11 @@ use crate::acme::dns::Persist;
 use crate::acme::event::{Event, Happening};
 use crate::acme::journal::Journal;
 use crate::acme::order::{Issued, Issuer, Limits, Method, OrderError, Request};
-use crate::acme::problem::{Kind, Problem};
 use crate::acme::schedule::{Life, Why, plan};
 use crate::acme::session::Session;
-use crate::acme::state::{Attempt, LastProblem, OnDisk, Record, State, Target};
+use crate::acme::state::{LastProblem, OnDisk, Record, State, Target};
 use crate::acme::storage::{CertId, CertLock, Meta, Pair, Place, Secret, StoreError};
-use crate::acme::time::{DAY, HOUR, MINUTE, seconds};
+use crate::acme::time::{DAY, MINUTE, seconds};
 use crate::config::acme::ChallengeKind;
 use crate::config::acme_event::EventKind;
 use crate::telemetry::metrics::StoreOp;
@@ -144,7 +144,7 @@ impl Job {
     /// When the authority has told its time and the certificate with `life` turns out not to be due:
     /// our clock was wrong.
     async fn was_misled(&self, life: Option<&Life>) -> Option<Done> {
-        if self.present.clock.ahead().abs() <= HOUR || self.why == Why::Requested {
+        if self.why == Why::Requested {
             return None;
         }
         let record = self.record().await;
@@ -297,7 +297,10 @@ impl Job {
         let (storage, id) = (self.present.storage.clone(), self.id.clone());
         let kept = blocking(move || storage.record(&id)).await.ok().and_then(Result::ok).flatten();
         let mut record = match kept {
-            Some(kept) if kept.since > self.known.since => kept,
+            // One from the future was written by a clock that was ahead, and says nothing.
+            Some(kept) if kept.since > self.known.since && kept.since <= self.now() + MINUTE => {
+                kept
+            }
             _ => self.known.clone(),
         };
         record.configure(self.target.clone(), self.now());
@@ -380,9 +383,7 @@ impl Job {
             detail: texts(error),
             names: Vec::new(),
         };
-        let directories = [self.source.settings.directory.as_str()];
-        let attempt = self.attempt(&directories, Some(0), Some(MINUTE));
-        record.failed(attempt, problem, self.now());
+        record.stalled(problem, MINUTE, self.now());
         self.keep(lock, &record).await;
         let certificate = Some(certificate);
         Done { record: Some(record), certificate, is_unsaved: true, ..Done::default() }
@@ -413,74 +414,6 @@ impl Job {
             tracing::warn!(event, certificate = %self.id, error, "could not write down how an order went");
             self.tell(Happening::StoreError { op: StoreOp::Record, problem: texts(error) });
         }
-    }
-
-    /// Notes why there is no certificate, and when to try again.
-    async fn failed(&self, lock: Option<&Arc<CertLock>>, error: &JobError) -> Done {
-        let mut record = self.record().await;
-        let storage = self.present.storage.clone();
-        let id = self.id.clone();
-        let life = blocking(move || storage.load(Place::Live, &id)).await.ok().and_then(Result::ok);
-        let life = life.and_then(|found| found.generation).map(|it| Life::of(&it.certificate.leaf));
-        self.note(&mut record, error, life.map(|life| life.left(self.now())));
-        if let Some(lock) = lock {
-            self.keep(lock, &record).await;
-        }
-        Done { record: Some(record), ..Done::default() }
-    }
-
-    /// `left` is what is left of the certificate in service, in seconds.
-    fn note(&self, record: &mut Record, error: &JobError, left: Option<i64>) {
-        let (problem, retry_after) = (error.last_problem(), error.retry_after());
-        let told: &dyn Error = error;
-        let (certificate, now, why) = (&self.id, self.now(), self.why);
-        let directory = self.source.settings.directory.as_str();
-        let directories = self.present.directories();
-        let attempt = self.attempt(&directories, left, retry_after);
-        let (detail, bad_names) = (problem.detail.clone(), problem.names.clone());
-        if matches!(error, JobError::Store(_)) {
-            self.present.events.metrics().certificates.store_failed(StoreOp::Order);
-        }
-        let happening = if error.is_permanent() {
-            let link = error.problem().and_then(Problem::link).map(str::to_owned);
-            let event = EventKind::Blocked.name();
-            let retry_at = record.blocked(attempt, problem, link.clone(), now);
-            if let Some(until) = retry_at {
-                let seconds = until - now;
-                tracing::error!(event, %certificate, directory, error = told, seconds, "cannot obtain a certificate here until something is changed, asks the next authority");
-            } else {
-                tracing::error!(event, %certificate, error = told, "cannot obtain a certificate until something is changed");
-            }
-            Happening::Blocked { why, retry_at, problem: detail, link }
-        } else if error.problem().is_some_and(|problem| problem.kind == Kind::RateLimited) {
-            let until = now + retry_after.unwrap_or(HOUR).clamp(MINUTE, LONGEST_LIMIT);
-            let scope = error.limited_scope(&self.target);
-            let word = scope.as_str();
-            self.present.events.limited(directory, word, until);
-            let elsewhere = record.limited(attempt, scope, until, problem, now);
-            let retry_at = elsewhere.unwrap_or(until);
-            let (event, seconds) = (EventKind::Limited.name(), retry_at - now);
-            tracing::warn!(event, %certificate, directory, error = told, seconds, "met a rate limit of the authority");
-            Happening::Limited { why, scope: word, until, retry_at, problem: detail }
-        } else {
-            let retry_at = record.failed(attempt, problem, now);
-            let (event, seconds) = (EventKind::Failed.name(), retry_at - now);
-            let hint = error.hint();
-            tracing::warn!(event, %certificate, directory, error = told, hint, seconds, "could not obtain a certificate");
-            let fails = record.fails;
-            Happening::Failed { why, attempt: fails, retry_at, problem: detail, bad_names }
-        };
-        self.tell(happening);
-    }
-
-    fn attempt<'a>(
-        &'a self,
-        directories: &'a [&'a str],
-        left: Option<i64>,
-        retry_after: Option<i64>,
-    ) -> Attempt<'a> {
-        let directory = &self.source.settings.directory;
-        Attempt { id: self.id.as_str(), directory, directories, left, retry_after }
     }
 }
 

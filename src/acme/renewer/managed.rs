@@ -134,9 +134,10 @@ impl Managed {
         self.again_at = known.again_at;
         self.is_unsaved = known.is_unsaved;
         self.told_revoked = known.told_revoked;
-        let is_newer = known.record.since > self.record.since;
-        if known.record.target == self.record.target && is_newer {
-            self.record = known.record.clone();
+        let mut record = known.record.clone();
+        record.mistrust_future(now);
+        if record.target == self.record.target && record.since > self.record.since {
+            self.record = record;
             self.forgive(change, now);
         }
     }

@@ -78,6 +78,8 @@ pub struct Renewer {
     clock: Clock,
     /// How far the authority's clock was ahead when that was said last.
     told_ahead: i64,
+    /// The last look.
+    seen_at: i64,
     commands: mpsc::Receiver<Command>,
     requests: Requests,
 }
@@ -85,7 +87,7 @@ pub struct Renewer {
 /// What a job came to.
 #[derive(Debug)]
 enum Finished {
-    Ordered(CertId, Box<Done>),
+    Ordered(CertId, Arc<Assignment>, Box<Done>),
     Asked(CertId, Box<poll::Asked>),
     Looked(Vec<News>),
     Nothing,
@@ -126,6 +128,7 @@ impl Renewer {
             revocations: Arc::default(),
             clock: Clock::default(),
             told_ahead: 0,
+            seen_at: 0,
             commands,
             requests: Requests::default(),
         }
@@ -158,6 +161,7 @@ impl Renewer {
     async fn work_until_changed(&mut self) -> bool {
         loop {
             self.tell_clock();
+            self.mind_the_clock();
             self.hear_again();
             let turn = self.look(self.clock.now());
             let wake = self.begin(turn).min(self.look_out(self.clock.now()));
@@ -187,9 +191,10 @@ impl Renewer {
         let last = std::mem::replace(&mut self.present, next);
         let Some(present) = self.present.clone() else {
             self.managed.clear();
+            self.standings.store(Arc::default());
             return self.requests.retain(&self.managed);
         };
-        present.clock.hear(self.clock.ahead());
+        present.clock.follow(&self.clock);
         self.clock = present.clock.clone();
         let now = self.clock.now();
         let change = present.change(last.as_deref());
@@ -229,6 +234,27 @@ impl Renewer {
             let _ = source.authority.fetch_directory().await;
             Finished::Nothing
         });
+    }
+
+    /// Judges waits anew when time has gone back, and asks for the time when our clock was set.
+    fn mind_the_clock(&mut self) {
+        let now = self.clock.now();
+        if self.clock.was_set()
+            && let Some(present) = self.present.clone()
+        {
+            self.ask_the_time(&present);
+        }
+        if now < self.seen_at - MINUTE {
+            self.limits = Limits::default();
+            for managed in self.managed.values_mut() {
+                managed.again_at = None;
+                managed.record.mistrust_future(now);
+                if let State::Limited { until, scope, directory } = &managed.record.state {
+                    self.limits.park(directory, scope.clone(), *until);
+                }
+            }
+        }
+        self.seen_at = now;
     }
 
     /// Says so when our clock is wrong.
@@ -349,20 +375,21 @@ impl Renewer {
             life: managed.life.clone(),
             why,
         };
+        let present = Arc::clone(present);
         self.jobs.spawn(async move {
+            let after_panic = job.after_panic();
             let done = AssertUnwindSafe(job.run()).catch_unwind().await;
-            // The panic is in the log; the certificate waits as for another process.
-            let failed = |_| Done { is_elsewhere: true, ..Done::default() };
-            Finished::Ordered(id, Box::new(done.unwrap_or_else(failed)))
+            Finished::Ordered(id, present, Box::new(done.unwrap_or_else(|_| after_panic())))
         });
     }
 
     fn take_in(&mut self, finished: Finished) {
         match finished {
-            Finished::Ordered(id, done) => {
+            Finished::Ordered(id, then, done) => {
                 self.pace.finish();
                 let verdict = Verdict::of(&done);
                 self.ordered(&id, *done);
+                self.forgive_what_was_changed(&id, &then);
                 self.end_requests(&id, &verdict);
             }
             Finished::Acted(id, done, verdict, end) => {
@@ -381,6 +408,17 @@ impl Renewer {
             }
             Finished::Looked(news) => self.hear_of(news),
             Finished::Nothing => {}
+        }
+    }
+
+    /// What failed by the settings of `then` may succeed by the present ones.
+    fn forgive_what_was_changed(&mut self, id: &CertId, then: &Arc<Assignment>) {
+        let Some(present) = self.present.clone() else { return };
+        if !Arc::ptr_eq(&present, then)
+            && present.change(Some(&**then)) == Change::Settings
+            && let Some(managed) = self.managed.get_mut(id)
+        {
+            managed.record.reset(self.clock.now());
         }
     }
 

@@ -36,6 +36,16 @@ impl Record {
         until
     }
 
+    /// Something of ours is in the way, whichever authority is asked: the moment of the next try,
+    /// `pause` seconds from now.
+    pub fn stalled(&mut self, problem: LastProblem, pause: i64, now: i64) -> i64 {
+        self.fails = self.fails.saturating_add(1);
+        self.last_problem = Some(problem.clone());
+        let until = now.saturating_add(pause);
+        self.enter(State::Backoff { fails: self.fails, until, problem }, now);
+        until
+    }
+
     /// A rate limit was met: no failure of the certificate's, but nothing to be tried before, unless
     /// it is one on all that we ask of this authority and there is another. Then the moment.
     pub fn limited(

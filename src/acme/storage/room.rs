@@ -1,6 +1,7 @@
 //! Whether there is room for a certificate, asked before one is ordered: an authority counts what
 //! it issues, whether or not it can be kept.
 
+use super::files::existing;
 use super::{CertLock, Storage, StoreError};
 
 /// What a pair takes: key, chain, `meta.json` and `current`, in blocks of 4 KiB.
@@ -22,6 +23,13 @@ impl Storage {
             std::iter::repeat_with(|| random.u8(..)).take(2 * PAIR_BYTES).collect();
         let written = self.orders.create(&name, &filling, &mut |_| Ok(()));
         let removed = self.orders.remove(&name);
+        written.and(removed).map_err(at)?;
+        // The certificate's own directory may be closed where that of the orders is open.
+        let Some(dir) = existing(&self.live, lock.id().as_str())? else { return Ok(()) };
+        let at = |source| StoreError::Io { path: dir.path(&name), source };
+        dir.remove(&name).map_err(at)?;
+        let written = dir.create(&name, b"room", &mut |_| Ok(()));
+        let removed = dir.remove(&name);
         written.and(removed).map_err(at)
     }
 }

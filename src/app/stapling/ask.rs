@@ -41,6 +41,8 @@ pub(super) enum AskError {
     Fetch(#[from] FetchError),
     #[error("the answer of {responder} cannot be served")]
     Response { responder: String, source: ResponseError },
+    #[error("the answer of {responder} is older than what it said before")]
+    Older { responder: String },
     #[error("the certificate's issuer is not in its chain, and cannot be had from {url}")]
     Issuer { url: String, source: Cause },
     #[error("it panicked")]
@@ -88,6 +90,11 @@ impl Job {
         Err(last)
     }
 
+    /// Whether more is known already than `staple` says.
+    fn is_older(&self, staple: &Staple) -> bool {
+        self.known.as_ref().is_some_and(|known| staple.this_update < known.this_update)
+    }
+
     /// The first answer that is to be believed.
     async fn ask(&self) -> Result<Staple, AskError> {
         let question = self.subject.question()?;
@@ -96,6 +103,10 @@ impl Job {
             for way in ways(responder, &question) {
                 match self.client.fetch(way).await {
                     Ok(answer) => match self.subject.verify(&answer, SystemTime::now()) {
+                        // A cache that lags, or somebody on the way who plays it again.
+                        Ok(staple) if self.is_older(&staple) => {
+                            last = AskError::Older { responder: responder.clone() };
+                        }
                         Ok(staple) => return Ok(staple),
                         Err(source) => {
                             let responder = responder.clone();

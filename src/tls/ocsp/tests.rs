@@ -404,15 +404,17 @@ fn garbage_is_no_response_wherever_it_begins() {
 fn it_is_asked_again_at_half_of_its_time() {
     let at = |hours: u32| UNIX_EPOCH + 1000 * HOUR + hours * HOUR;
     let staple =
-        Staple { der: Vec::new(), status: Status::Good, this_update: at(0), until: at(100) };
+        Staple { der: Vec::new(), status: Status::Good, this_update: at(0), until: at(20) };
     for (now, wanted) in [
-        (at(0), at(50)),
-        (at(10), at(50)),
-        (at(60), at(80)),
-        (at(100), at(100) + LEAST_PAUSE),
-        (at(200), at(200) + LEAST_PAUSE),
+        (at(0), at(10)),
+        (at(2), at(10)),
+        (at(12), at(16)),
+        (at(20), at(20) + LEAST_PAUSE),
+        (at(40), at(40) + LEAST_PAUSE),
     ] {
         assert_eq!(staple.refresh_at(now), wanted);
     }
-    assert!(staple.is_servable(at(99)) && !staple.is_servable(at(100)));
+    assert!(staple.is_servable(at(19)) && !staple.is_servable(at(20)));
+    let year = Staple { until: staple.this_update + 730 * 2 * LONGEST_PAUSE, ..staple };
+    assert_eq!(year.refresh_at(at(0)), at(0) + LONGEST_PAUSE, "it may be revoked before");
 }

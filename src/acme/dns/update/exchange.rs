@@ -116,10 +116,16 @@ impl Peer {
     }
 
     async fn send(&self, id: u16, request: &[u8]) -> io::Result<Vec<u8>> {
-        if let Ok(Some(answer)) = over_udp(self.address, id, request).await {
-            return Ok(answer);
-        }
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        let by_udp = match over_udp(self.address, id, request).await {
+            Ok(Some(answer)) => return Ok(answer),
+            by_udp => by_udp,
+        };
         match timeout(TCP_PATIENCE, over_tcp(self.address, request)).await {
+            // It may have been done, and only its answer lost.
+            Ok(Err(error)) if is_refused(&error) && !by_udp.is_err_and(|it| is_refused(&it)) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, error))
+            }
             Ok(answer) => answer,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }

@@ -18,7 +18,7 @@ use crate::acme::revocation::Reason;
 use crate::acme::schedule::{Life, Why};
 use crate::acme::state::{OnDisk, Record};
 use crate::acme::storage::{CertId, CertLock, Generation, Place, Storage, StoreError};
-use crate::acme::time::HOUR;
+use crate::acme::time::{HOUR, MINUTE};
 use crate::tls::Challenges;
 
 /// What is to be done to a certificate.
@@ -71,6 +71,12 @@ pub enum RestoreError {
     /// It was revoked.
     #[error("generation {number} was revoked")]
     Revoked {
+        /// Its number.
+        number: u32,
+    },
+    /// It has ended.
+    #[error("generation {number} has ended")]
+    Expired {
         /// Its number.
         number: u32,
     },
@@ -191,7 +197,7 @@ pub fn restore(
     number: u32,
     now: i64,
 ) -> Result<(Generation, Record), RestoreError> {
-    let known = newer(storage, lock, known)?;
+    let known = newer(storage, lock, known, now)?;
     let kept = storage.kept(Place::Live, lock.id())?;
     let wanted = kept.iter().find(|kept| kept.number == number);
     let wanted = wanted.and_then(|kept| kept.generation.as_ref().ok());
@@ -199,6 +205,9 @@ pub fn restore(
         let life = Life::of(&wanted.certificate.leaf);
         if known.was_revoked(life.tag()) {
             return Err(RestoreError::Revoked { number });
+        }
+        if life.is_expired(now) {
+            return Err(RestoreError::Expired { number });
         }
     }
     let generation = storage.restore(Place::Live, lock, number)?;
@@ -217,9 +226,12 @@ pub(super) fn newer(
     storage: &Storage,
     lock: &CertLock,
     known: Record,
+    now: i64,
 ) -> Result<Record, StoreError> {
     Ok(match storage.record(lock.id())? {
-        Some(kept) if kept.since > known.since => Record { target: known.target, ..kept },
+        Some(kept) if kept.since > known.since && kept.since <= now + MINUTE => {
+            Record { target: known.target, ..kept }
+        }
         _ => known,
     })
 }

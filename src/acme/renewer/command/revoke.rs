@@ -39,7 +39,7 @@ impl Job {
             (self.present.storage.clone(), self.known.clone(), self.present.clock.now());
         let tag = Life::of(&wanted.certificate.leaf).tag().to_owned();
         let written = blocking(move || {
-            let mut record = newer(&storage, &lock, known)?;
+            let mut record = newer(&storage, &lock, known, now)?;
             record.revoked(&tag, now);
             storage.keep_record(&lock, &record).map(|()| record)
         });

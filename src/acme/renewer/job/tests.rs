@@ -12,10 +12,12 @@ use crate::acme::dns::{Dns, Provider};
 use crate::acme::event::{Events, Told};
 use crate::acme::fleet::Fleet;
 use crate::acme::http::{RequestError, Sending, Transport};
+use crate::acme::problem::Problem;
 use crate::acme::session::{Authority, CallError};
 use crate::acme::state::State;
 use crate::acme::storage::Storage;
-use crate::acme::time::Clock;
+use crate::acme::time::{Clock, HOUR};
+use crate::acme::turns::Turns;
 use crate::config;
 use crate::telemetry::Metrics;
 
@@ -39,7 +41,7 @@ struct Scene {
     asked: Arc<AtomicUsize>,
     told: Told,
     storage: Storage,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// A job that was planned when there was no certificate.
@@ -77,7 +79,7 @@ fn scene_with(acme: &str) -> Scene {
         life: None,
         why: Why::Missing,
     };
-    Scene { job, asked, told, storage, _directory: directory }
+    Scene { job, asked, told, storage, directory }
 }
 
 impl Scene {
@@ -129,6 +131,43 @@ async fn what_another_process_has_learnt_of_a_failure_is_believed() {
     drop(lock);
     let done = scene.job.run().await;
     assert_eq!(done.record.unwrap().state, record.state);
+    assert_eq!(scene.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn what_a_clock_that_was_ahead_has_written_is_not_believed() {
+    let mut scene = scene();
+    scene.job.known.since -= 10;
+    let mut record = scene.job.known.clone();
+    record.stalled(LastProblem::default(), HOUR, now() + 300 * DAY);
+    let lock = scene.storage.lock(&scene.job.id).unwrap().unwrap();
+    scene.storage.keep_record(&lock, &record).unwrap();
+    drop(lock);
+    let done = scene.job.run().await;
+    assert!(done.record.unwrap().parked_until().unwrap() < now() + DAY);
+    assert!(scene.asked.load(Ordering::Relaxed) > 0, "it was tried");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_with_a_wait() {
+    let scene = scene();
+    let done = scene.job.after_panic()();
+    let record = done.record.unwrap();
+    assert!(record.parked_until().unwrap() > now() + 30, "{:?}", record.state);
+    assert!(!done.is_elsewhere);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_in_the_way_here_is_no_failure_of_the_authority() {
+    let scene = scene();
+    // A file where the directory has to be.
+    let live = scene.directory.path().join("live");
+    std::fs::write(live.join("a.example.com"), "in the way").unwrap();
+    let done = scene.job.run().await;
+    let record = done.record.unwrap();
+    assert_eq!((record.fails, record.turns), (1, Turns::default()));
+    assert!(record.state.as_str() == "backoff", "{:?}", record.state);
     assert_eq!(scene.asked.load(Ordering::Relaxed), 0);
 }
 
@@ -203,7 +242,7 @@ async fn a_damaged_certificate_is_told_once_and_the_one_before_served() {
     let mut scene = scene();
     let first = scene.save();
     scene.save();
-    let damaged = scene._directory.path().join("live/a.example.com/000002/chain.pem");
+    let damaged = scene.directory.path().join("live/a.example.com/000002/chain.pem");
     std::fs::write(damaged, "no certificate").unwrap();
     let wanted = Wanted {
         id: scene.job.id.clone(),
@@ -330,5 +369,8 @@ async fn a_clock_that_is_wrong_orders_nothing() {
     clock.hear(-2 * DAY);
     assert!(job.was_misled(Some(&life)).await.is_some(), "it is good by the authority's clock");
     clock.hear(-60);
-    assert!(job.was_misled(Some(&life)).await.is_none(), "nobody knows better");
+    assert!(
+        job.was_misled(Some(&life)).await.is_some(),
+        "our clock was set since this was planned"
+    );
 }
