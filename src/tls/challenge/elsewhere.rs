@@ -1,9 +1,10 @@
 //! Challenges that another instance has published: a certificate authority that asks for a name gets to
 //! any of those that serve it.
 //!
-//! Answers "has somebody else been told to show this?". All that is outstanding is fetched at once
-//! and no more often than [`PAUSE`] allows, however many ask: strangers who make up tokens neither
-//! load what it is fetched from, nor keep an authority waiting.
+//! Answers "has somebody else been told to show this?". All that is outstanding is fetched at once,
+//! by one task for all who ask, and no more often than [`PAUSE`] allows: strangers who make up tokens
+//! neither load what it is fetched from, nor keep an authority waiting. What hangs is fetched from
+//! once, and not again until that has ended.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::server_name;
@@ -25,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait of one who asks: authorities wait for ten seconds.
 const LONGEST: Duration = Duration::from_secs(4);
 
-/// Those who ask at once; whoever comes beyond that is a stranger, mostly.
+/// Those who wait at once; whoever comes beyond that, strangers mostly, is told what was found last.
 const ASKING: usize = 256;
 
 /// What an authority is to be shown, by whichever instance it asks.
@@ -52,28 +53,35 @@ pub enum AnswerKind {
     TlsAlpn,
 }
 
-/// Fetches all answers that are outstanding anywhere.
+/// Fetches all answers that are outstanding anywhere, the oldest first.
 type Fetch = dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Answer>> + Send>> + Send + Sync;
 
 /// Where other instances leave answers.
 pub struct Elsewhere {
     /// What may be asked for: names as they stand in SNI.
     names: HashSet<String>,
-    fetch: Box<Fetch>,
-    seen: Mutex<Seen>,
+    source: Arc<Source>,
     asking: Semaphore,
+}
+
+/// What answers are fetched from, and what was found there.
+struct Source {
+    fetch: Box<Fetch>,
+    seen: watch::Sender<Seen>,
 }
 
 /// What the last fetch has found.
 #[derive(Default)]
 struct Seen {
+    /// Whether there is another under way.
+    is_under_way: bool,
     began: Option<Instant>,
     ended: Option<Instant>,
     answers: Arc<Vec<Answer>>,
 }
 
 impl Elsewhere {
-    /// Answers about `hosts`, which `fetch` finds.
+    /// Answers about `hosts`, which `fetch` finds, the oldest first.
     pub fn new<F>(
         hosts: impl IntoIterator<Item = Host>,
         fetch: impl Fn() -> F + Send + Sync + 'static,
@@ -81,15 +89,17 @@ impl Elsewhere {
     where
         F: Future<Output = Vec<Answer>> + Send + 'static,
     {
+        let fetch =
+            Box::new(move || -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(fetch()) });
         Self {
             names: hosts.into_iter().map(|host| server_name(&host)).collect(),
-            fetch: Box::new(move || Box::pin(fetch())),
-            seen: Mutex::default(),
+            source: Arc::new(Source { fetch, seen: watch::Sender::default() }),
             asking: Semaphore::new(ASKING),
         }
     }
 
-    /// The answer for `name`, as it stands in SNI, and for `token` where there is one.
+    /// The newest answer for `name`, as it stands in SNI, and for `token` where there is one: an
+    /// authority waits for the newest alone, and those that died have left others.
     pub(super) async fn find(
         &self,
         kind: AnswerKind,
@@ -99,8 +109,11 @@ impl Elsewhere {
         if !self.names.contains(name) {
             return None;
         }
-        let _asking = self.asking.try_acquire().ok()?;
-        let answers = timeout(LONGEST, self.all()).await.ok()?;
+        let found = match self.asking.try_acquire() {
+            Ok(_asking) => timeout(LONGEST, self.source.all()).await.ok(),
+            Err(_) => None,
+        };
+        let answers = found.unwrap_or_else(|| self.source.last());
         let is_it = |answer: &&Answer| {
             answer.kind == kind
                 && token.is_none_or(|token| answer.token == token)
@@ -108,20 +121,57 @@ impl Elsewhere {
         };
         answers.iter().rev().find(is_it).cloned()
     }
+}
 
+impl Source {
     /// All that was outstanding when this was called.
-    async fn all(&self) -> Arc<Vec<Answer>> {
+    async fn all(self: &Arc<Self>) -> Arc<Vec<Answer>> {
         let asked = Instant::now();
-        let mut seen = self.seen.lock().await;
-        if seen.began.is_none_or(|began| began < asked) {
-            if let Some(ended) = seen.ended {
+        let mut seen = self.seen.subscribe();
+        loop {
+            {
+                let seen = seen.borrow_and_update();
+                if seen.began.is_some_and(|began| began >= asked) {
+                    return Arc::clone(&seen.answers);
+                }
+            }
+            self.begin();
+            if seen.changed().await.is_err() {
+                return self.last();
+            }
+        }
+    }
+
+    /// What was found last, which may be nothing yet.
+    fn last(&self) -> Arc<Vec<Answer>> {
+        Arc::clone(&self.seen.borrow().answers)
+    }
+
+    /// Fetches, unless somebody has begun to. It goes on when nobody waits any more: what blocks
+    /// cannot be broken off, and must not be begun again beside itself.
+    fn begin(self: &Arc<Self>) {
+        let mut ended = None;
+        let mut begins = false;
+        self.seen.send_if_modified(|seen| {
+            begins = !seen.is_under_way;
+            seen.is_under_way = true;
+            ended = seen.ended;
+            false
+        });
+        if !begins {
+            return;
+        }
+        let source = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(ended) = ended {
                 sleep_until(ended + PAUSE).await;
             }
-            let began = Instant::now();
-            let answers = Arc::new((self.fetch)().await);
-            *seen = Seen { began: Some(began), ended: Some(Instant::now()), answers };
-        }
-        Arc::clone(&seen.answers)
+            let began = Some(Instant::now());
+            // One that panics has found nothing, and has ended all the same.
+            let found = tokio::spawn((source.fetch)()).await.unwrap_or_default();
+            let (ended, answers) = (Some(Instant::now()), Arc::new(found));
+            source.seen.send_replace(Seen { is_under_way: false, began, ended, answers });
+        });
     }
 }
 
@@ -238,5 +288,82 @@ mod tests {
         let challenges = Challenges::default();
         challenges.look_elsewhere(Some(Arc::new(elsewhere)));
         assert_eq!(ask(&challenges, "a.test", TOKEN).await, None);
+    }
+
+    /// An answer of its own token.
+    fn numbered(kind: AnswerKind, number: u32) -> Answer {
+        let token = format!("{number:016}");
+        let key_authorization = format!("{token}.thumb");
+        Answer { kind, host: "a.test".into(), token, key_authorization }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_that_a_handshake_may_ask_for_the_newest_is_shown() {
+        let host = Host::parse("a.test").unwrap();
+        let left = || async {
+            vec![
+                numbered(AnswerKind::TlsAlpn, 9),
+                numbered(AnswerKind::TlsAlpn, 1),
+                numbered(AnswerKind::Http, 5),
+            ]
+        };
+        let elsewhere = Elsewhere::new([host], left);
+        let found = elsewhere.find(AnswerKind::TlsAlpn, "a.test", None).await.unwrap();
+        assert_eq!(found.token, "0000000000000001");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_finds_too_many_waiting_is_told_what_was_found_last() {
+        let host = Host::parse("a.test").unwrap();
+        let first = AtomicUsize::new(0);
+        let elsewhere = Elsewhere::new([host], move || {
+            let hangs = first.fetch_add(1, Ordering::Relaxed) > 0;
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                vec![answer(AnswerKind::Http, "a.test")]
+            }
+        });
+        let find = |token: &'static str| elsewhere.find(AnswerKind::Http, "a.test", Some(token));
+        assert!(find(TOKEN).await.is_some());
+        let strangers = join_all((0..ASKING).map(|_| find("made-up-made-up-")));
+        let authority = async {
+            let began = Instant::now();
+            (find(TOKEN).await, began.elapsed())
+        };
+        // The strangers are polled first, and all wait.
+        let (strangers, (authority, took)) = tokio::join!(strangers, authority);
+        assert!(strangers.iter().all(Option::is_none));
+        assert!(authority.is_some() && took < PAUSE, "{took:?}");
+        assert!(find(TOKEN).await.is_some(), "what hangs hides nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_asked_once_however_many_wait_and_give_up() {
+        let host = Host::parse("a.test").unwrap();
+        let (fetched, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Notify::new()));
+        let (count, wait) = (Arc::clone(&fetched), Arc::clone(&go));
+        let elsewhere = Elsewhere::new([host], move || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let wait = Arc::clone(&wait);
+            async move {
+                wait.notified().await;
+                assert!(number > 0, "the first one panics");
+                vec![answer(AnswerKind::Http, "a.test")]
+            }
+        });
+        let find = || elsewhere.find(AnswerKind::Http, "a.test", Some(TOKEN));
+        for _ in 0..5 {
+            assert!(join_all((0..300).map(|_| find())).await.iter().all(Option::is_none));
+        }
+        assert_eq!(fetched.load(Ordering::Relaxed), 1);
+        go.notify_one();
+        let (found, ()) = tokio::join!(find(), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            go.notify_one();
+        });
+        assert!(found.is_some(), "it is asked again when it has ended");
+        assert_eq!(fetched.load(Ordering::Relaxed), 2);
     }
 }
