@@ -45,9 +45,9 @@ impl Probes {
         let token = format!("wardgate-check-{}", letters().collect::<String>());
         let answer = format!("{token}.{}", letters().collect::<String>());
         let mut published = vec![challenges.publish_http(host.clone(), &token, &answer)];
-        // An order's own challenge must not be hidden.
+        // An order's own challenge is shown instead.
         let is_free = !challenges.has_tls_alpn(host);
-        let secure = is_free.then(|| challenges.publish_tls_alpn(host.clone(), &answer).ok());
+        let secure = is_free.then(|| challenges.try_tls_alpn(host.clone(), &answer).ok());
         let secure = secure.flatten();
         let tls_alpn = secure.is_some();
         published.extend(secure);

@@ -107,9 +107,9 @@ where
         }
     };
     let probed = probed(&started.client_hello()).map(str::to_owned);
-    let challenge = match (store.challenges().tls_alpn(&started.client_hello()), probed) {
-        (None, Some(name)) => store.challenges().tls_alpn_elsewhere(&name).await,
-        (found, _) => found,
+    let challenge = match probed {
+        Some(name) => store.challenges().tls_alpn(&name).await,
+        None => None,
     };
     if let Some((host, config)) = challenge {
         let mut stream = started.into_stream(config).await.map_err(AcceptError::from_io)?;

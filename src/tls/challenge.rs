@@ -73,7 +73,12 @@ pub enum ChallengeError {
 struct Outstanding {
     host: Host,
     proof: Proof,
+    /// Whether no authority has set it: whatever one has set goes first.
+    is_trial: bool,
 }
+
+/// What a handshake of TLS-ALPN-01 proves, and how.
+type Shown = (Host, Arc<ServerConfig>);
 
 /// What a probe is shown.
 enum Proof {
@@ -91,7 +96,7 @@ impl Challenges {
         key_authorization: &str,
     ) -> Published {
         let key_authorization = Bytes::copy_from_slice(key_authorization.as_bytes());
-        self.publish(host, Proof::Http { token: token.to_owned(), key_authorization })
+        self.publish(host, Proof::Http { token: token.to_owned(), key_authorization }, false)
     }
 
     /// Answers TLS-ALPN-01 probes of `host` with a certificate that proves `key_authorization`.
@@ -103,9 +108,20 @@ impl Challenges {
         host: Host,
         key_authorization: &str,
     ) -> Result<Published, ChallengeError> {
-        let config = server_config(&host, key_authorization)?;
-        let server_name = server_name(&host);
-        Ok(self.publish(host, Proof::TlsAlpn { server_name, config }))
+        self.publish_handshake(host, key_authorization, false)
+    }
+
+    /// The same for one that no authority has set, to see whether such probes arrive. A challenge of
+    /// an order goes before it, whichever instance has made the order.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_tls_alpn(
+        self: &Arc<Self>,
+        host: Host,
+        key_authorization: &str,
+    ) -> Result<Published, ChallengeError> {
+        self.publish_handshake(host, key_authorization, true)
     }
 
     /// Looks for what is not outstanding here among what other instances have published.
@@ -127,22 +143,6 @@ impl Challenges {
         Some(answer?.key_authorization.into())
     }
 
-    /// As [`tls_alpn`](Self::tls_alpn), for what another instance has published for `asked`.
-    pub(super) async fn tls_alpn_elsewhere(
-        &self,
-        asked: &str,
-    ) -> Option<(Host, Arc<ServerConfig>)> {
-        let answer = match self.elsewhere.load_full() {
-            Some(elsewhere) => elsewhere.find(AnswerKind::TlsAlpn, asked, None).await,
-            None => None,
-        };
-        self.count_hit(2, answer.is_some());
-        let answer = answer?;
-        let host = Host::parse(&answer.host).ok()?;
-        let config = server_config(&host, &answer.key_authorization).ok()?;
-        Some((host, config))
-    }
-
     /// The answer to a request on plain HTTP; `None` where it asks for no outstanding challenge.
     /// `path` is as the client sent it: authorities have no reason to spell it in another way.
     #[must_use]
@@ -159,22 +159,42 @@ impl Challenges {
         answer.inspect(|_| self.count_hit(0, true))
     }
 
-    /// What to answer a probe with. `None` for every client that is none, and where no challenge is
-    /// outstanding for the name it asks for.
-    pub(super) fn tls_alpn(&self, hello: &ClientHello<'_>) -> Option<(Host, Arc<ServerConfig>)> {
-        let asked = probed(hello)?;
+    /// What to show a TLS-ALPN-01 probe that asks for `asked`: what an order of ours has published,
+    /// else what another instance has, else what is only a trial. `None` where nothing is outstanding.
+    pub(super) async fn tls_alpn(&self, asked: &str) -> Option<Shown> {
+        let found = match self.tls_alpn_here(asked, false) {
+            Some(ours) => Some(ours),
+            None => match self.tls_alpn_elsewhere(asked).await {
+                Some(theirs) => Some(theirs),
+                None => self.tls_alpn_here(asked, true),
+            },
+        };
+        self.count_hit(2, found.is_some());
+        found
+    }
+
+    fn tls_alpn_here(&self, asked: &str, is_trial: bool) -> Option<Shown> {
         let outstanding = self.outstanding.load();
         // Two orders may be at the same name; only the later certificate can still be waited for.
-        let answer = outstanding.iter().rev().find_map(|one| match &one.proof {
-            Proof::TlsAlpn { server_name, config } if server_name == asked => {
+        outstanding.iter().rev().find_map(|one| match &one.proof {
+            Proof::TlsAlpn { server_name, config }
+                if server_name == asked && one.is_trial == is_trial =>
+            {
                 Some((one.host.clone(), Arc::clone(config)))
             }
             Proof::Http { .. } | Proof::TlsAlpn { .. } => None,
-        });
-        answer.inspect(|_| self.count_hit(2, true))
+        })
     }
 
-    /// Whether a TLS-ALPN-01 challenge of `host` is outstanding. Another one would be shown instead.
+    async fn tls_alpn_elsewhere(&self, asked: &str) -> Option<Shown> {
+        let elsewhere = self.elsewhere.load_full()?;
+        let answer = elsewhere.find(AnswerKind::TlsAlpn, asked, None).await?;
+        let host = Host::parse(&answer.host).ok()?;
+        let config = server_config(&host, &answer.key_authorization).ok()?;
+        Some((host, config))
+    }
+
+    /// Whether a TLS-ALPN-01 challenge of `host` is outstanding. It is shown in the place of a trial.
     #[must_use]
     pub fn has_tls_alpn(&self, host: &Host) -> bool {
         let is_it = |one: &Arc<Outstanding>| {
@@ -200,8 +220,19 @@ impl Challenges {
         self.hits[first + usize::from(!is_answered)].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn publish(self: &Arc<Self>, host: Host, proof: Proof) -> Published {
-        let outstanding = Arc::new(Outstanding { host, proof });
+    fn publish_handshake(
+        self: &Arc<Self>,
+        host: Host,
+        key_authorization: &str,
+        is_trial: bool,
+    ) -> Result<Published, ChallengeError> {
+        let config = server_config(&host, key_authorization)?;
+        let server_name = server_name(&host);
+        Ok(self.publish(host, Proof::TlsAlpn { server_name, config }, is_trial))
+    }
+
+    fn publish(self: &Arc<Self>, host: Host, proof: Proof, is_trial: bool) -> Published {
+        let outstanding = Arc::new(Outstanding { host, proof, is_trial });
         self.outstanding.rcu(|present| {
             let mut next = Vec::clone(present);
             next.push(Arc::clone(&outstanding));
@@ -361,5 +392,34 @@ mod tests {
         let _published = challenges.publish_http(host("a.test"), "token", "token.thumb");
         let shown = format!("{challenges:?}");
         assert!(shown.contains("http-01") && !shown.contains("thumb"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_trial_hides_no_challenge_of_an_order_here_or_elsewhere() {
+        crate::tls::install();
+        let challenges = Arc::new(Challenges::default());
+        let ours = challenges.publish_tls_alpn(host("a.test"), "ours.thumb").unwrap();
+        let trial = challenges.try_tls_alpn(host("a.test"), "trial.thumb").unwrap();
+        let config = |published: &Published| match &published.outstanding.proof {
+            Proof::TlsAlpn { config, .. } => Arc::clone(config),
+            Proof::Http { .. } => panic!("published for handshakes"),
+        };
+        let shown = async || challenges.tls_alpn("a.test").await.unwrap().1;
+        assert!(Arc::ptr_eq(&shown().await, &config(&ours)));
+        drop(ours);
+        assert!(Arc::ptr_eq(&shown().await, &config(&trial)));
+        let theirs = Answer {
+            kind: AnswerKind::TlsAlpn,
+            host: "a.test".into(),
+            token: "theirs".into(),
+            key_authorization: "theirs.thumb".into(),
+        };
+        let elsewhere =
+            Elsewhere::new([host("a.test")], move || std::future::ready(vec![theirs.clone()]));
+        challenges.look_elsewhere(Some(Arc::new(elsewhere)));
+        assert!(!Arc::ptr_eq(&shown().await, &config(&trial)), "what another has ordered");
+        let nothing = Elsewhere::new([host("a.test")], || std::future::ready(Vec::new()));
+        challenges.look_elsewhere(Some(Arc::new(nothing)));
+        assert!(Arc::ptr_eq(&shown().await, &config(&trial)));
     }
 }

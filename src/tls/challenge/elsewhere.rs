@@ -240,9 +240,9 @@ mod tests {
         crate::tls::install();
         let (challenges, _) = challenges();
         assert_eq!(ask(&challenges, "A.test:80", TOKEN).await.unwrap(), "0123456789abcdef.thumb");
-        let (host, _) = challenges.tls_alpn_elsewhere("1.2.0.192.in-addr.arpa").await.unwrap();
+        let (host, _) = challenges.tls_alpn("1.2.0.192.in-addr.arpa").await.unwrap();
         assert_eq!(host.to_string(), "192.0.2.1");
-        assert!(challenges.tls_alpn_elsewhere("a.test").await.is_none(), "left for HTTP");
+        assert!(challenges.tls_alpn("a.test").await.is_none(), "left for HTTP");
         assert!(!format!("{:?}", answer(AnswerKind::Http, "a.test")).contains("thumb"));
     }
 
@@ -259,7 +259,7 @@ mod tests {
         ] {
             assert_eq!(ask(&challenges, host, token).await, None, "{host} {token}");
         }
-        assert!(challenges.tls_alpn_elsewhere("b.test").await.is_none());
+        assert!(challenges.tls_alpn("b.test").await.is_none());
         assert_eq!(fetched.load(Ordering::Relaxed), 0);
     }
 
