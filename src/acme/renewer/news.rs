@@ -149,6 +149,9 @@ impl Board for Notices {
             let kept = self.storage.keep_challenge(&self.lock, &answer.token, answer);
             outcome = outcome.and(kept);
         }
+        // A handshake asks for no token. What stays is older, and is not shown before these.
+        let keys = answers.iter().map(|answer| &*answer.token);
+        let _ = self.storage.drop_other_challenges(&self.lock, keys);
         outcome.map_err(io::Error::other)
     }
 

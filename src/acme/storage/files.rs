@@ -3,15 +3,17 @@
 //! All are JSON, replaced whole. One that cannot be read is moved to `quarantine/` by whoever holds
 //! the lock, and counts as missing: everything but an account's key can be found out again.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AccountLock, AuthorityId, CertId, CertLock, Storage, StoreError};
 use crate::acme::journal::Journal;
 use crate::acme::state::Record;
+use crate::acme::time::unix;
 use crate::tls::certificate::sha256;
 use crate::tls::private_dir::{Lock, PrivateDir};
 
@@ -172,17 +174,32 @@ impl Storage {
         write(&dir, &lock.lock, ACCOUNT, account)
     }
 
-    /// Everything that authorities may ask for, as whichever instance made the order left it. One
-    /// that cannot be read is left out.
+    /// Everything that authorities may ask for, as whichever instance made the order left it, the
+    /// oldest first. One that cannot be read is left out.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the directory cannot be read.
     pub fn challenges<T: DeserializeOwned>(&self) -> Result<Vec<T>, StoreError> {
+        let mut all: Vec<Left> = self.left()?.into_values().collect();
+        all.sort_by_key(|left| left.at);
+        Ok(all.into_iter().filter_map(|left| serde_json::from_value(left.answer).ok()).collect())
+    }
+
+    /// What is left here and in the fleet, by its name.
+    fn left(&self) -> Result<HashMap<String, Left>, StoreError> {
         let names = self.challenges.names().map_err(at(&self.challenges, ""))?;
-        let of_a_file = |name: &String| read(&self.challenges, name).ok()??.ok();
-        let here: Vec<T> = names.iter().filter_map(of_a_file).collect();
-        let is_new = |name: &String| !names.contains(name);
-        Ok(here.into_iter().chain(self.shared_challenges(is_new)).collect())
+        let of_a_file = |name: String| {
+            let left = read(&self.challenges, &name).ok()??.ok()?;
+            Some((name, left))
+        };
+        let mut all: HashMap<String, Left> = names.into_iter().filter_map(of_a_file).collect();
+        for (name, theirs) in self.shared_challenges() {
+            // An instance that died has left it here, and another one goes on with the order.
+            if all.get(&name).is_none_or(|ours| ours.at <= theirs.at) {
+                all.insert(name, theirs);
+            }
+        }
+        Ok(all)
     }
 
     /// Leaves what an authority may ask for for every instance, under the token (RFC 8555 §8.3) as
@@ -197,9 +214,15 @@ impl Storage {
         answer: &T,
     ) -> Result<(), StoreError> {
         let name = challenge_file(key);
+        let json = |source| StoreError::Json { path: self.challenges.path(&name), source };
+        let left = Left {
+            at: unix(SystemTime::now()),
+            certificate: lock.id().to_string(),
+            answer: serde_json::to_value(answer).map_err(json)?,
+        };
         // Where this disk is full, others may have room.
-        self.share_challenge(&name, answer);
-        write(&self.challenges, &lock.lock, &name, answer)
+        let _ = self.share_challenge(&name, &left);
+        write(&self.challenges, &lock.lock, &name, &left)
     }
 
     /// Takes away what was left under `key`.
@@ -207,9 +230,33 @@ impl Storage {
     /// # Errors
     /// [`StoreError::Io`] when the file cannot be removed.
     pub fn drop_challenge(&self, _lock: &CertLock, key: &str) -> Result<(), StoreError> {
-        let name = challenge_file(key);
-        self.unshare_challenge(&name);
-        self.challenges.remove(&name).map_err(at(&self.challenges, &name))
+        self.drop_left(&challenge_file(key))
+    }
+
+    /// Takes away what earlier orders of the certificate have left under other keys than `keys`:
+    /// nobody waits for it any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the directory cannot be read, or a file cannot be removed.
+    pub fn drop_other_challenges<'k>(
+        &self,
+        lock: &CertLock,
+        keys: impl IntoIterator<Item = &'k str>,
+    ) -> Result<(), StoreError> {
+        let names: Vec<String> = keys.into_iter().map(challenge_file).collect();
+        let mut outcome = Ok(());
+        for (name, left) in self.left()? {
+            if left.certificate == lock.id().as_str() && !names.contains(&name) {
+                let dropped = self.drop_left(&name);
+                outcome = outcome.and(dropped);
+            }
+        }
+        outcome
+    }
+
+    fn drop_left(&self, name: &str) -> Result<(), StoreError> {
+        self.unshare_challenge(name);
+        self.challenges.remove(name).map_err(at(&self.challenges, name))
     }
 
     /// Takes away what processes that died left more than a day before `now`; how many.
@@ -229,6 +276,16 @@ impl Storage {
         }
         Ok(swept)
     }
+}
+
+/// A challenge as it is kept.
+#[derive(Deserialize, Serialize)]
+pub(super) struct Left {
+    /// When it was left.
+    pub(super) at: i64,
+    /// Whose order it is of.
+    certificate: String,
+    answer: Value,
 }
 
 const STATE: &str = "state.json";
@@ -389,5 +446,29 @@ mod tests {
         assert_eq!(storage.sweep_challenges(now).unwrap(), 0);
         let day_after = now + CHALLENGE_LONGEST + Duration::from_secs(60);
         assert_eq!(storage.sweep_challenges(day_after).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_new_challenge_counts_before_old_ones_and_takes_those_of_its_certificate_away() {
+        let (root, storage) = storage();
+        let locks = ["a.test", "b.test"].map(|id| storage.lock(&CertId::new(id)).unwrap().unwrap());
+        let outstanding = || storage.challenges::<String>().unwrap();
+        let age = |key: &str, at: i64| {
+            let path = root.path().join("challenges").join(challenge_file(key));
+            let mut left: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            left["at"] = at.into();
+            std::fs::write(&path, left.to_string()).unwrap();
+        };
+        let keys = ["one", "two", "three", "four"];
+        for orders in [keys, ["four", "three", "two", "one"]] {
+            for (at, key) in (1..).zip(orders) {
+                storage.keep_challenge(&locks[0], key, &key).unwrap();
+                age(key, at);
+            }
+            assert_eq!(outstanding(), orders, "whatever their files are called");
+        }
+        storage.keep_challenge(&locks[1], "other", &"other").unwrap();
+        storage.drop_other_challenges(&locks[0], ["two", "new"]).unwrap();
+        assert_eq!(outstanding(), ["two", "other"]);
     }
 }

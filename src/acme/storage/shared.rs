@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::fleet::{Fleet, Version};
-use super::files::{CHALLENGE_LONGEST, revision};
+use super::super::fleet::{Fleet, LinkError, Version};
+use super::files::{CHALLENGE_LONGEST, Left, revision};
 use super::{
     AccountLock, AuthorityId, CertId, CertLock, Generation, Meta, Pair, Place, Secret, Storage,
     StoreError,
@@ -42,13 +42,6 @@ struct Kept {
     key_pem: String,
     chain_pem: String,
     meta: Meta,
-}
-
-/// A challenge as the fleet keeps it.
-#[derive(Deserialize, Serialize)]
-struct Left {
-    at: i64,
-    answer: Value,
 }
 
 impl Storage {
@@ -304,12 +297,11 @@ impl Storage {
         }
     }
 
-    pub(super) fn share_challenge(&self, name: &str, answer: &impl Serialize) {
-        let Some(fleet) = &self.fleet else { return };
-        let left = serde_json::to_value(answer)
-            .and_then(|answer| serde_json::to_vec(&Left { at: unix(SystemTime::now()), answer }));
-        if let Ok(bytes) = left {
-            let _ = fleet.keep_challenge(name, &bytes);
+    /// Leaves a challenge to the fleet, where there is one.
+    pub(super) fn share_challenge(&self, name: &str, left: &Left) -> Result<(), LinkError> {
+        match (&self.fleet, serde_json::to_vec(left)) {
+            (Some(fleet), Ok(bytes)) => fleet.keep_challenge(name, &bytes),
+            _ => Ok(()),
         }
     }
 
@@ -319,17 +311,12 @@ impl Storage {
         }
     }
 
-    /// What instances of the fleet have left under the names that `is_wanted` accepts.
-    pub(super) fn shared_challenges<T: DeserializeOwned>(
-        &self,
-        is_wanted: impl Fn(&String) -> bool,
-    ) -> Vec<T> {
+    /// What instances of the fleet have left, by its name.
+    pub(super) fn shared_challenges(&self) -> impl Iterator<Item = (String, Left)> + use<> {
         let all = self.fleet.as_ref().and_then(|fleet| fleet.challenges().ok());
-        let of_a_field = |(name, bytes): (String, Vec<u8>)| {
-            let left: Left = serde_json::from_slice(&bytes).ok()?;
-            serde_json::from_value(left.answer).ok().filter(|_| is_wanted(&name))
-        };
-        all.into_iter().flatten().filter_map(of_a_field).collect()
+        let of_a_field =
+            |(name, bytes): (String, Vec<u8>)| Some((name, serde_json::from_slice(&bytes).ok()?));
+        all.into_iter().flatten().filter_map(of_a_field)
     }
 
     /// Takes away what instances left that died; how many.
