@@ -21,6 +21,7 @@ use super::journal::Journal;
 use super::key::{self, KeyType};
 use super::problem::Kind;
 use super::session::{CallError, Session};
+use super::storage::StoreError;
 use crate::tls::Challenges;
 use crate::tls::challenge::Answer;
 pub use chain::Issued;
@@ -81,11 +82,11 @@ pub type WriteJournal = dyn Fn(&Journal) -> io::Result<()> + Send + Sync;
 /// Where what proves names is left for the other instances that serve them: an authority gets to any of
 /// them. All of it may block.
 pub trait Board: Send + Sync {
-    /// Leaves `answers`; on return every instance finds them.
+    /// Leaves `answers` in the place of all that was left before; on return every instance finds them.
     ///
     /// # Errors
-    /// Why those that share nothing else with this one do not.
-    fn put_up(&self, answers: &[Answer]) -> io::Result<()>;
+    /// Why some do not.
+    fn put_up(&self, answers: &[Answer]) -> Result<(), StoreError>;
 
     /// Takes them away.
     fn take_down(&self, answers: &[Answer]);

@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wardgate::acme::fleet::Fleet;
 use wardgate::acme::journal::Journal;
 use wardgate::acme::state::{Record, Target};
-use wardgate::acme::storage::{AuthorityId, CertId, CertLock, Meta, Pair, Place, Secret, Storage};
+use wardgate::acme::storage::{
+    AuthorityId, CertId, CertLock, Meta, Pair, Place, Secret, Storage, StoreError,
+};
 use wardgate::config;
 
 use crate::support::{PASSWORD, Redis};
@@ -232,6 +234,39 @@ async fn what_redis_garbles_is_passed_over() {
     let other = Instance::new(&redis);
     other.compare().await;
     assert_eq!(other.served().await, one.served().await);
+}
+
+#[tokio::test]
+async fn a_challenge_that_the_fleet_was_not_told_of_is_an_error_and_the_newest_comes_last() {
+    let mut redis = Redis::start().await;
+    let (one, other) = (Instance::new(&redis), Instance::new(&redis));
+    let keep = |key: &'static str| {
+        move |storage: &Storage| storage.keep_challenge(&lock(storage), key, &key)
+    };
+    let found = |instance: &Instance| {
+        let storage = instance.storage.clone();
+        tokio::task::spawn_blocking(move || storage.challenges::<String>().unwrap())
+    };
+    one.on(keep("old")).await.unwrap();
+    assert_eq!(found(&other).await.unwrap(), ["old"]);
+    redis.kill().await;
+    let told = one.on(keep("new")).await;
+    assert!(matches!(told, Err(StoreError::Fleet(_))), "{told:?}");
+    assert_eq!(found(&one).await.unwrap().len(), 2, "this instance has it");
+    redis.again().await;
+    // One that has failed is left alone for a moment.
+    while one.on(keep("new")).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    while found(&other).await.unwrap() != ["new"] {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(found(&one).await.unwrap(), ["old", "new"]);
+    // What an earlier order has left goes, wherever it was left.
+    other.on(keep("newest")).await.unwrap();
+    let drop_others = |storage: &Storage| storage.drop_other_challenges(&lock(storage), ["newest"]);
+    other.on(drop_others).await.unwrap();
+    assert_eq!(found(&other).await.unwrap(), ["newest"]);
 }
 
 impl Redis {

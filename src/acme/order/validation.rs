@@ -2,17 +2,19 @@
 //! not believe.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use instant_acme::{
     AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, Order, OrderStatus,
 };
+use tokio::time::Instant;
 
 use super::super::dns::{Binding, DNS_PERSIST_01, Dns, Persist, Presented, Record, Wanted};
 use super::super::journal::Journal;
 use super::super::problem::{Kind, Problem};
 use super::super::session::{CallError, Session};
+use super::super::storage::StoreError;
 use super::placing::patterns;
 use super::{BadName, Board, Issuer, Method, OrderError, Request, Tries, again};
 use crate::net::{Host, HostPattern};
@@ -211,9 +213,8 @@ impl Issuer {
         if left.is_empty() {
             return;
         }
-        let (writer, written) = (Arc::clone(&board), Arc::clone(&left));
-        let put_up = tokio::task::spawn_blocking(move || writer.put_up(&written));
-        if let Ok(Err(error)) = put_up.await {
+        if let Err(error) = put_up(&board, &left).await {
+            // What is away must not stop renewals: the authority may come to this instance.
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, "other instances cannot answer for this one");
         }
@@ -288,6 +289,29 @@ impl Answers {
         for record in self.records.drain(..) {
             record.clean_up().await;
         }
+    }
+}
+
+/// Longest time that a fleet's Redis is tried again in, once it has failed: for a moment it is not even
+/// asked, then there is time for a connection and an answer.
+const LONGEST_FLEET: Duration = Duration::from_secs(8);
+
+/// Between two tries.
+const FLEET_AGAIN: Duration = Duration::from_millis(500);
+
+/// Leaves `answers` on `board`. A Redis that was lost a moment ago may be back before the authority looks:
+/// what it does not see counts against the name.
+async fn put_up(board: &Arc<dyn Board>, answers: &Arc<[Answer]>) -> Result<(), StoreError> {
+    let mut until = None;
+    loop {
+        let (writer, written) = (Arc::clone(board), Arc::clone(answers));
+        let put_up = tokio::task::spawn_blocking(move || writer.put_up(&written));
+        let Ok(Err(error)) = put_up.await else { return Ok(()) };
+        let until = *until.get_or_insert_with(|| Instant::now() + LONGEST_FLEET);
+        if !matches!(error, StoreError::Fleet(_)) || Instant::now() >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(FLEET_AGAIN).await;
     }
 }
 
@@ -369,5 +393,53 @@ fn spelt(kind: &ChallengeType) -> String {
         ChallengeType::DeviceAttest01 => "device-attest-01".to_owned(),
         ChallengeType::Unknown(name) => name.clone(),
         _ => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::acme::fleet::LinkError;
+
+    /// Fails with what `error` has so often, and notes how often it was asked.
+    struct Failing {
+        times: u32,
+        asked: AtomicU32,
+        error: fn() -> StoreError,
+    }
+
+    impl Board for Failing {
+        fn put_up(&self, _: &[Answer]) -> Result<(), StoreError> {
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+            if asked < self.times { Err((self.error)()) } else { Ok(()) }
+        }
+
+        fn take_down(&self, _: &[Answer]) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fleet_is_told_again_for_seconds_before_the_authority_is() {
+        let resting = || StoreError::Fleet(LinkError::Resting);
+        let full = || StoreError::Io {
+            path: "challenges".into(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        // The link rests for 5 s.
+        for (error, times, is_put_up, asked, waited) in [
+            (resting as fn() -> StoreError, 0, true, 1, 0..1),
+            (resting, 11, true, 12, 5..7),
+            (resting, u32::MAX, false, 17, 8..9),
+            (full, 1, false, 1, 0..1),
+        ] {
+            let failing = Arc::new(Failing { times, asked: AtomicU32::new(0), error });
+            let board: Arc<dyn Board> = Arc::clone(&failing) as _;
+            let began = Instant::now();
+            let outcome = put_up(&board, &Arc::from([])).await;
+            assert_eq!(outcome.is_ok(), is_put_up, "{times}");
+            assert_eq!(failing.asked.load(Ordering::Relaxed), asked, "{times}");
+            assert!(waited.contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        }
     }
 }

@@ -2,7 +2,6 @@
 //! order. And the other way about, what they may be asked on behalf of this one.
 
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +10,7 @@ use super::managed::{Managed, Read};
 use super::{Assignment, Finished, Renewer};
 use crate::acme::order::Board;
 use crate::acme::state::Target;
-use crate::acme::storage::{CertId, CertLock, Place, Storage};
+use crate::acme::storage::{CertId, CertLock, Place, Storage, StoreError};
 use crate::acme::time::HOUR;
 use crate::tls::challenge::Answer;
 
@@ -142,7 +141,7 @@ pub(super) struct Notices {
 }
 
 impl Board for Notices {
-    fn put_up(&self, answers: &[Answer]) -> io::Result<()> {
+    fn put_up(&self, answers: &[Answer]) -> Result<(), StoreError> {
         let mut outcome = Ok(());
         for answer in answers {
             // One that fails keeps the others from nobody.
@@ -152,7 +151,7 @@ impl Board for Notices {
         // A handshake asks for no token. What stays is older, and is not shown before these.
         let keys = answers.iter().map(|answer| &*answer.token);
         let _ = self.storage.drop_other_challenges(&self.lock, keys);
-        outcome.map_err(io::Error::other)
+        outcome
     }
 
     fn take_down(&self, answers: &[Answer]) {

@@ -206,7 +206,7 @@ impl Storage {
     /// `key`.
     ///
     /// # Errors
-    /// [`StoreError`] when it cannot be written.
+    /// [`StoreError`] when it cannot be written, [`StoreError::Fleet`] when only the fleet lacks it.
     pub fn keep_challenge<T: Serialize>(
         &self,
         lock: &CertLock,
@@ -221,8 +221,9 @@ impl Storage {
             answer: serde_json::to_value(answer).map_err(json)?,
         };
         // Where this disk is full, others may have room.
-        let _ = self.share_challenge(&name, &left);
-        write(&self.challenges, &lock.lock, &name, &left)
+        let shared = self.share_challenge(&name, &left);
+        write(&self.challenges, &lock.lock, &name, &left)?;
+        shared.map_err(StoreError::Fleet)
     }
 
     /// Takes away what was left under `key`.

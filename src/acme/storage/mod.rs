@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::shared::Known;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, LinkError};
 use crate::net::HostPattern;
 use crate::tls::pem::LoadError;
 use crate::tls::private_dir::PrivateDir;
@@ -100,6 +100,9 @@ pub enum StoreError {
         /// The generation.
         number: u32,
     },
+    /// It is kept here, and the other instances of the fleet cannot know.
+    #[error("the fleet's Redis could not be told")]
+    Fleet(#[source] LinkError),
 }
 
 impl StoreError {
