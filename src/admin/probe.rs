@@ -34,7 +34,8 @@ struct Held {
 
 impl Probes {
     /// Has `challenges` answer for `host`, and tells what; `None` when there are too many.
-    pub(super) fn publish(&self, challenges: &Arc<Challenges>, host: &Host) -> Option<Value> {
+    pub(super) async fn publish(&self, challenges: &Arc<Challenges>, host: &Host) -> Option<Value> {
+        let is_theirs = challenges.has_tls_alpn_elsewhere(host).await;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         held.retain(|one| one.until > now);
@@ -45,8 +46,8 @@ impl Probes {
         let token = format!("wardgate-check-{}", letters().collect::<String>());
         let answer = format!("{token}.{}", letters().collect::<String>());
         let mut published = vec![challenges.publish_http(host.clone(), &token, &answer)];
-        // An order's own challenge is shown instead.
-        let is_free = !challenges.has_tls_alpn(host);
+        // An order's own challenge is shown instead, and proves nothing to the one who asks.
+        let is_free = !is_theirs && !challenges.has_tls_alpn(host);
         let secure = is_free.then(|| challenges.try_tls_alpn(host.clone(), &answer).ok());
         let secure = secure.flatten();
         let tls_alpn = secure.is_some();
@@ -84,24 +85,41 @@ impl Probes {
 mod tests {
     use super::*;
     use crate::net::HostRef;
-    use crate::tls::challenge::HTTP_PREFIX;
+    use crate::tls::challenge::{Answer, AnswerKind, Elsewhere, HTTP_PREFIX};
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_is_answered_for_a_minute_and_hides_no_challenge_of_an_order() {
         crate::tls::install();
         let (probes, challenges) = (Probes::default(), Arc::new(Challenges::default()));
         let host = Host::parse("a.test").unwrap();
-        let said = probes.publish(&challenges, &host).unwrap();
+        let said = probes.publish(&challenges, &host).await.unwrap();
         assert_eq!(said["tls_alpn"], true);
         let path = format!("{HTTP_PREFIX}{}", said["token"].as_str().unwrap());
         let asked = || challenges.http(&HostRef::parse_authority("a.test").unwrap().0, &path);
         assert_eq!(asked().unwrap(), said["key_authorization"].as_str().unwrap());
-        let again = probes.publish(&challenges, &host).unwrap();
+        let again = probes.publish(&challenges, &host).await.unwrap();
         assert_eq!(again["tls_alpn"], false, "one is outstanding");
         assert_ne!(again["token"], said["token"]);
         let _ = tokio::time::timeout(LIFE - Duration::from_secs(1), probes.expire()).await;
         assert!(asked().is_some());
         let _ = tokio::time::timeout(Duration::from_secs(2), probes.expire()).await;
         assert_eq!((asked(), challenges.count()), (None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_is_left_to_the_order_of_another_instance() {
+        let (probes, challenges) = (Probes::default(), Arc::new(Challenges::default()));
+        let host = Host::parse("a.test").unwrap();
+        let theirs = Answer {
+            kind: AnswerKind::TlsAlpn,
+            host: "a.test".into(),
+            token: "theirs".into(),
+            key_authorization: "theirs.thumb".into(),
+        };
+        let elsewhere =
+            Elsewhere::new([host.clone()], move || std::future::ready(vec![theirs.clone()]));
+        challenges.look_elsewhere(Some(Arc::new(elsewhere)));
+        let said = probes.publish(&challenges, &host).await.unwrap();
+        assert_eq!((&said["tls_alpn"], challenges.count()), (&false.into(), 1));
     }
 }

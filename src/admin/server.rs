@@ -103,7 +103,7 @@ where
         Question::Config => typed(StatusCode::OK, YAML, desk.view.load().effective.clone()),
         Question::Status => json(StatusCode::OK, &status::json(desk, SystemTime::now())),
         Question::Reload => reloaded(desk.control.reload("admin").await),
-        Question::Probe => probed(desk, head.uri.query().unwrap_or_default()),
+        Question::Probe => probed(desk, head.uri.query().unwrap_or_default()).await,
         Question::Certs(question) => match certs::arguments(&body) {
             Ok(arguments) => {
                 let reply = (desk.certs)(question, arguments).await;
@@ -120,13 +120,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Answers what an authority would ask for `name` with what only we know.
-fn probed(desk: &Desk, query: &str) -> Answer {
+async fn probed(desk: &Desk, query: &str) -> Answer {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     let name = pairs.find(|(key, _)| key == "name").map(|(_, name)| name);
     let Some(Ok(host)) = name.map(|name| Host::parse(&name)) else {
         return text(StatusCode::BAD_REQUEST, "a host is needed: ?name=app.example.com\n");
     };
-    match desk.probes.publish(desk.shared.certificates.challenges(), &host) {
+    match desk.probes.publish(desk.shared.certificates.challenges(), &host).await {
         Some(shown) => json(StatusCode::OK, &shown),
         None => text(StatusCode::TOO_MANY_REQUESTS, "too many hosts are being probed\n"),
     }

@@ -203,6 +203,16 @@ impl Challenges {
         self.outstanding.load().iter().any(is_it)
     }
 
+    /// The same for an order of another instance.
+    pub async fn has_tls_alpn_elsewhere(&self, host: &Host) -> bool {
+        match self.elsewhere.load_full() {
+            Some(elsewhere) => {
+                elsewhere.find(AnswerKind::TlsAlpn, &server_name(host), None).await.is_some()
+            }
+            None => false,
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -418,8 +428,10 @@ mod tests {
             Elsewhere::new([host("a.test")], move || std::future::ready(vec![theirs.clone()]));
         challenges.look_elsewhere(Some(Arc::new(elsewhere)));
         assert!(!Arc::ptr_eq(&shown().await, &config(&trial)), "what another has ordered");
+        assert!(challenges.has_tls_alpn_elsewhere(&host("a.test")).await);
         let nothing = Elsewhere::new([host("a.test")], || std::future::ready(Vec::new()));
         challenges.look_elsewhere(Some(Arc::new(nothing)));
+        assert!(!challenges.has_tls_alpn_elsewhere(&host("a.test")).await);
         assert!(Arc::ptr_eq(&shown().await, &config(&trial)));
     }
 }
