@@ -103,11 +103,26 @@ async fn waits(gateway: &Gateway) {
     within("gateway that waits for another", waits).await;
 }
 
+/// What an order of yesterday's asked for that was never taken away.
+fn leave(directory: &Path, held: &CertLock, method: &str) {
+    let token = "left-behind-left-behind";
+    let answer = serde_json::json!({
+        "kind": method, "host": NAME, "token": token, "key_authorization": format!("{token}.thumb"),
+    });
+    Storage::open(directory).unwrap().keep_challenge(held, token, &answer).unwrap();
+    let kept = std::fs::read_dir(directory.join("challenges")).unwrap().next().unwrap().unwrap();
+    let text = std::fs::read_to_string(kept.path()).unwrap();
+    let mut left: Value = serde_json::from_str(&text).unwrap();
+    left["at"] = (left["at"].as_i64().unwrap() - 12 * 60 * 60).into();
+    std::fs::write(kept.path(), left.to_string()).unwrap();
+}
+
 /// The authority gets to the first gateway, while the second has made the order.
 async fn the_other_one_is_asked(storage: &str, local: impl Fn(&Gateway) -> PathBuf, method: &str) {
     let (first, second, pebble) = begin(storage, Settings::default()).await;
     let text = obtaining(storage, &pebble, &format!(", challenges: [{method}]"));
     let held = hold(&local(&first));
+    leave(&local(&first), &held, method);
     first.reload(&text, 2).await;
     waits(&first).await;
     if local(&first) == local(&second) {
