@@ -362,3 +362,60 @@ fn tool(name: &str) -> std::path::PathBuf {
     let unpacked = cache.join("prometheus/usr/bin").join(name);
     if unpacked.exists() { unpacked } else { name.into() }
 }
+
+#[tokio::test]
+async fn the_alerts_in_deploy_fire_when_they_should_and_name_what_there_is() {
+    let folder = in_repository("deploy/prometheus");
+    for arguments in
+        [["check", "rules", "wardgate.rules.yml"], ["test", "rules", "wardgate.test.yml"]]
+    {
+        let output =
+            Command::new(tool("promtool")).args(arguments).current_dir(&folder).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    }
+    let rules = std::fs::read_to_string(folder.join("wardgate.rules.yml")).unwrap();
+    assert_names_what_there_is(&rules);
+}
+
+#[test]
+fn the_dashboard_in_deploy_asks_for_what_there_is() {
+    let text = std::fs::read_to_string(in_repository("deploy/grafana/wardgate.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let asked = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let asked: Vec<&str> = asked.map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(asked.len() > 20);
+    // Grafana fills in its variables; promtool reads the rest.
+    let rules: String = asked
+        .iter()
+        .enumerate()
+        .map(|(number, expr)| {
+            let expr = expr.replace("$__rate_interval", "5m").replace(['$'], "");
+            format!("      - record: r{number}\n        expr: {}\n", serde_json::json!(expr))
+        })
+        .collect();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("dashboard.yml");
+    std::fs::write(&file, format!("groups:\n  - name: dashboard\n    rules:\n{rules}")).unwrap();
+    let output = Command::new(tool("promtool")).args(["check", "rules"]).arg(&file).output();
+    let output = output.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    assert_names_what_there_is(&asked.join("\n"));
+}
+
+/// Every metric in `text` is in docs/metrics.md, which a test holds against the program.
+fn assert_names_what_there_is(text: &str) {
+    let docs = std::fs::read_to_string(in_repository("docs/metrics.md")).unwrap();
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let words = text.split(|letter| !is_part(letter));
+    let mut count = 0;
+    for name in words.filter(|word| word.starts_with("wardgate_") || word.starts_with("process_")) {
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let is_there = |name: &str| docs.contains(&format!("| `{name}` |"));
+        assert!(is_there(name) || family.is_some_and(is_there), "there is no metric {name}");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
