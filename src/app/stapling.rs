@@ -23,6 +23,7 @@ use self::ask::{AskError, Found, Job, blocking};
 use self::fetch::Client;
 use self::shelf::Shelf;
 use super::certificates::{Certificates, Sources};
+use crate::acme::renewer::texts;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Said;
 use crate::tls::ocsp::{NoIssuer, Revocation, Staple, Status, Subject};
@@ -392,17 +393,6 @@ fn pause_after(fails: u32) -> Duration {
 fn later(at: SystemTime, now: SystemTime) -> SystemTime {
     let wait = at.duration_since(now).unwrap_or_default();
     at + wait.mul_f64(fastrand::f64() / 10.0)
-}
-
-/// An error with its causes.
-fn texts(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -155,6 +155,13 @@ async fn a_fleet_orders_once_and_newcomers_serve_from_their_first_handshake() {
     let root = pebble.root().await;
     let shown = agreed([&first, &second], &root, None).await;
     assert_eq!(pebble.issued(), 1, "{}", pebble.log());
+    // It is said a moment after it is served.
+    within("word of it", async {
+        while said(&first, OBTAINED) + said(&second, OBTAINED) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     assert_eq!(said(&first, OBTAINED) + said(&second, OBTAINED), 1);
 
     let third = Gateway::start(&text).await;

@@ -7,8 +7,9 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+pub(super) use self::error::JobError;
 use self::error::LOCAL;
-pub(super) use self::error::{JobError, texts};
+pub use self::error::texts;
 use super::news::Notices;
 use super::tell::News;
 use super::{Assignment, Source};

@@ -33,6 +33,7 @@ use self::command::Requests;
 pub use self::command::{
     Command, Commands, Deed, Ended, Known, Pending, RestoreError, Taken, Verdict, Work, restore,
 };
+pub use self::job::texts;
 use self::job::{Done, Job};
 pub use self::lasting::{Lasting, LastingError, Look};
 use self::managed::{Change, Managed, read_all};

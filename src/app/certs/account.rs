@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::describe::{authority, moment};
-use super::local::texts;
 use super::read;
+use crate::acme::renewer::texts;
 use crate::acme::renewer::{AccountProblem, AccountStanding, Assignment, Source};
 use crate::acme::storage::{Storage, StoreError};
 use crate::admin::certs::Reply;

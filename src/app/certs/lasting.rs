@@ -6,8 +6,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::describe::authority;
-use super::local::texts;
 use super::subject::Subject;
+use crate::acme::renewer::texts;
 use crate::acme::renewer::{Assignment, Look, Source};
 use crate::admin::certs::Reply;
 use crate::config::acme::ChallengeKind;

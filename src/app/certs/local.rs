@@ -11,7 +11,7 @@ use super::verdict::Told;
 use super::{Restore, account, find, managed, no_authority, read};
 use crate::acme::finding::Finding;
 use crate::acme::import::{self, Files, ImportError};
-use crate::acme::renewer::{Known, Verdict, Wanted, restore};
+use crate::acme::renewer::{Known, Verdict, Wanted, restore, texts};
 use crate::acme::storage::{CertId, Place, Storage, StoreError};
 use crate::acme::time::{Clock, unix};
 use crate::admin::certs::{Question, Reply};
@@ -263,15 +263,4 @@ fn managed_id(subject: &Subject) -> Result<CertId, String> {
 
 fn unusable(error: &StoreError) -> Reply {
     Reply::error(StatusCode::INTERNAL_SERVER_ERROR, texts(error))
-}
-
-/// An error with its causes, in one line.
-pub(super) fn texts(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -110,7 +110,8 @@ impl JobError {
 }
 
 /// An error with its causes, in one line.
-pub(in crate::acme::renewer) fn texts(error: &dyn Error) -> String {
+#[must_use]
+pub fn texts(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
