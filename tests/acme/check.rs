@@ -32,7 +32,7 @@ fn yaml(pebble: Option<&Pebble>, more: &str) -> String {
         Some(pebble) => {
             let (directory, ca) = (&pebble.authority.directory, pebble.ca());
             text += &format!(
-                " }}\nacme: {{ email: ops@example.com, directory: \"{directory}\", directory_ca: \"{}\"{more} }}\n",
+                " }}\nacme: {{ email: ops@example.com, directory: \"{directory}\", directory_ca: \"{}\", profile: classic{more} }}\n",
                 ca.display()
             );
         }

@@ -28,8 +28,10 @@ fn yaml(storage: &str, site: &str, more: &str) -> String {
 /// The same with the certificate of `pebble`, and `more` settings of `acme:`.
 fn obtaining(storage: &str, pebble: &Pebble, more: &str) -> String {
     let (directory, ca) = (&pebble.authority.directory, pebble.ca());
+    // Without one pebble takes any that it has.
+    let profile = if more.contains("profile:") { "" } else { ", profile: classic" };
     let acme = format!(
-        "acme: {{ email: ops@example.com, directory: \"{directory}\", directory_ca: \"{}\"{more} }}\n",
+        "acme: {{ email: ops@example.com, directory: \"{directory}\", directory_ca: \"{}\"{profile}{more} }}\n",
         ca.display()
     );
     yaml(storage, "https: both", &acme)

@@ -79,7 +79,7 @@ fn yaml(pebble: Option<&Pebble>) -> String {
         Some(pebble) => {
             let (directory, ca) = (&pebble.authority.directory, pebble.ca());
             text += &format!(
-                " }}\nacme: {{ email: ops@example.com, directory: \"{directory}\", directory_ca: \"{}\" }}\n",
+                " }}\nacme: {{ email: ops@example.com, directory: \"{directory}\", directory_ca: \"{}\", profile: classic }}\n",
                 ca.display()
             );
         }
