@@ -108,11 +108,11 @@ impl EventKind {
 impl Hook {
     pub(super) fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
         let mut keys = map.keys(&HOOK, reading);
-        let mut on = keys.choices("on", &EventKind::WORDS);
+        let mut on = keys.choices("event", &EventKind::WORDS);
         let webhook = keys.read("webhook", read_webhook);
         let run = keys.list("run", read_argument);
         let timeout = keys.read("timeout", value::duration);
-        let is_on_written = keys.span_of("on").is_some();
+        let is_on_written = keys.span_of("event").is_some();
         keys.finish();
         if !is_on_written {
             on = EventKind::WORDS.map(|(_, kind)| kind).into();

@@ -195,7 +195,7 @@ pub(super) static HOOK: Section = Section {
     one_of: &["webhook", "run"],
     keys: &[
         Key::new(
-            "on",
+            "event",
             List(&Choice(
                 &[
                     "obtained",

@@ -76,7 +76,7 @@ async fn a_webhook_that_fails_is_told_again_and_knows_it_by_the_id() {
     })
     .await;
     let (gateway, pebble) = begin(Settings::default()).await;
-    let hook = format!("{{ on: obtained, webhook: \"{}/hook?token=secret\" }}", webhook.url());
+    let hook = format!("{{ event: obtained, webhook: \"{}/hook?token=secret\" }}", webhook.url());
     let text = yaml(&["app.example.com"], "https: both", &at(&pebble, &events(&hook)));
     gateway.reload(&text, 2).await;
     let line = gateway.wait_log(obtained("app.example.com")).await;
@@ -124,7 +124,7 @@ async fn what_a_webhook_was_not_told_is_told_after_a_restart() {
     // Its address is known, and nobody is there yet.
     let address = Origin::start().await.address();
     let (mut gateway, mut pebble) = begin(Settings::default()).await;
-    let hook = format!("{{ on: [obtained], webhook: \"http://{address}/\" }}");
+    let hook = format!("{{ event: [obtained], webhook: \"http://{address}/\" }}");
     let text = yaml(&["app.example.com"], "https: both", &at(&pebble, &events(&hook)));
     gateway.reload(&text, 2).await;
     gateway.wait_log(|line| field(line, "message") == "could not tell a hook").await;
@@ -164,8 +164,8 @@ async fn a_program_is_told_and_one_that_hangs_or_fails_delays_nobody() {
     let hooks = format!(
         "{{ run: [/bin/sh, -c, \"sleep 600\"], timeout: 500s }}, \
          {{ run: [/bin/sh, -c, \"echo out of paper; echo >&2 no ink; exit 3\"] }}, \
-         {{ on: renewed, run: [/bin/sh, -c, \"exit 4\"] }}, \
-         {{ on: [blocked], run: [/bin/sh, -c, \"{script}\", \"{}\", \"{{event}}\"] }}",
+         {{ event: renewed, run: [/bin/sh, -c, \"exit 4\"] }}, \
+         {{ event: [blocked], run: [/bin/sh, -c, \"{script}\", \"{}\", \"{{event}}\"] }}",
         told.display()
     );
     let text = yaml(&["app.example.com"], "https: both", &at(&pebble, &events(&hooks)));
@@ -206,7 +206,7 @@ async fn the_end_of_a_certificate_is_told_once_for_each_share_also_over_a_restar
     if !pebble.offers("tiny").await {
         return;
     }
-    let hook = format!("{{ on: [failed, expiring, expired], webhook: \"{}\" }}", webhook.url());
+    let hook = format!("{{ event: [failed, expiring, expired], webhook: \"{}\" }}", webhook.url());
     let more = format!(", profile: tiny{}", events(&hook));
     let text = yaml(&["app.example.com"], "https: both", &at(&pebble, &more));
     gateway.reload(&text, 2).await;
@@ -372,7 +372,7 @@ async fn a_webhook_over_https_is_told_where_the_system_trusts_it() {
     let gateway = Gateway::start_program(program, directory, &site("")).await;
     let port = gateway.address("secure").port();
     let nobody = "directory: \"https://127.0.0.1:1/dir\"";
-    let hooks = format!("{{ on: failed, webhook: \"https://localhost:{port}/hook\" }}");
+    let hooks = format!("{{ event: failed, webhook: \"https://localhost:{port}/hook\" }}");
     let text = site(&format!("acme: {{ {nobody}{} }}\n", events(&hooks)));
     let text = text.replace("    certificate: internal\n", "    https: both\n");
     gateway.reload(&text, 2).await;
