@@ -1,4 +1,4 @@
-//! Hosts, addresses, paths and request heads: the vocabulary that every other module shares.
+//! Hosts, addresses, paths, request heads and PROXY headers: the vocabulary that every other module shares.
 //!
 //! Answers "is this a host name, does this pattern or block cover it, what is this path's one
 //! spelling?". Called by `config` while it reads and by everything that compares hosts, addresses
@@ -11,6 +11,7 @@ mod head;
 mod host;
 pub mod path;
 mod pattern;
+pub mod proxy_protocol;
 
 pub use alarm::Alarm;
 pub use cidr::{Cidr, CidrError, CidrSet};
