@@ -43,6 +43,12 @@ pub(super) static UPSTREAM: Section = Section {
             "What is spoken to the servers; h2 needs https URLs, h2c http ones, auto lets ALPN decide.",
         ),
         Key::new(
+            "proxy_protocol",
+            Choice(&["v1", "v2"], &[]),
+            Nothing,
+            "Begins every connection to the servers with a PROXY header of this version, which says whose it is; each client then has connections of its own. Default: none.",
+        ),
+        Key::new(
             "health",
             Shape::Section(&HEALTH),
             Nothing,

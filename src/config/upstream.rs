@@ -12,6 +12,7 @@ use super::health::{Health, Retry};
 use super::reading::{Reading, shown};
 use super::tree::{Entry, Map, Node, Scalar};
 use super::{url, value};
+use crate::net::proxy_protocol::Version;
 use crate::net::{Host, HostName};
 
 /// One entry of `upstreams:`, or a URL written where a pool's name may stand.
@@ -33,6 +34,8 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// Default http/1.1.
     pub protocol: UpstreamProtocol,
+    /// What every connection begins with; `None`: nothing.
+    pub proxy_protocol: Option<Version>,
     /// Active checks; `None`: servers count as healthy.
     pub health: Option<Health>,
     /// When a request is tried again.
@@ -209,6 +212,8 @@ impl Upstream {
         let limits = keys.section("limits", PoolLimits::read);
         let tls = keys.section("tls", UpstreamTls::read);
         let protocol = keys.choice("protocol", &UpstreamProtocol::WORDS);
+        let proxy_protocol =
+            keys.choice("proxy_protocol", &[("v1", Version::V1), ("v2", Version::V2)]);
         let health = keys
             .read("health", |node, reading| value::map_with(node, "path", reading, Health::read));
         let retry = keys
@@ -245,6 +250,7 @@ impl Upstream {
             limits: limits?,
             tls: tls?,
             protocol: protocol?,
+            proxy_protocol,
             health,
             retry: retry?,
         })

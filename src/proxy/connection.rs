@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::client::Client;
 use super::forwarded_values::ConnectionValues;
+use crate::net::proxy_protocol::Version;
 use crate::tls::{Entry, Session};
+use crate::upstream::{Announcement, Announcer};
 
 /// A client connection.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub struct Connection {
     pub tls: Option<TlsFacts>,
     /// How this client is spelt in forwarding fields.
     pub forwarded: ConnectionValues,
+    announcer: Announcer,
     opened: Instant,
     tunnel: AtomicBool,
     /// Whether an answer of our own went out whole and promised to keep the connection.
@@ -116,6 +120,7 @@ impl Connection {
             local,
             tls,
             forwarded: ConnectionValues::new(peer.ip()),
+            announcer: Announcer::default(),
             opened: Instant::now(),
             tunnel: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -123,6 +128,14 @@ impl Connection {
             fault: Mutex::new(None),
             last_words: Mutex::new(None),
         }
+    }
+
+    /// What a connection to a server begins with that serves a request of `client` on this one. The
+    /// port of a client that is known by a trusted proxy's word is not known: 0.
+    #[must_use]
+    pub fn announce(&self, version: Version, client: &Client) -> Arc<Announcement> {
+        let port = if client.is_believed() { 0 } else { self.peer.port() };
+        self.announcer.announce(version, SocketAddr::new(client.address, port), self.local)
     }
 
     /// Turns the connection into an upgraded one: from here on its bytes are no HTTP.

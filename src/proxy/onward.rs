@@ -35,7 +35,15 @@ pub(super) async fn next_peer(
             .flatten()?,
         None => choice.await?,
     };
-    let attempt = Arc::new(Attempt::new(pool, occupied, exchange.deadline));
+    let announcement = match (pool.spec().proxy_protocol, &exchange.connection, &exchange.client) {
+        (None, ..) => None,
+        (Some(version), Some(connection), Some(client)) => {
+            Some(connection.announce(version, client))
+        }
+        (Some(_), ..) => return Err(Failure::Internal),
+    };
+    let attempt = Attempt::new(pool, occupied, exchange.deadline).announcing(announcement);
+    let attempt = Arc::new(attempt);
     if exchange.upgrade.is_some() {
         attempt.note_upgrade();
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
+use super::announcement::Announcement;
 use super::dial::DialFailure;
 use super::endpoint::{Endpoint, Occupied};
 use super::pool::Pool;
@@ -22,6 +23,8 @@ pub struct Attempt {
     /// The pool it came from.
     pub pool: Arc<Pool>,
     occupied: Occupied,
+    /// What its connection begins with, and whose it is then.
+    announcement: Option<Arc<Announcement>>,
     /// End of the whole exchange (`timeouts.request` of the route).
     pub exchange_deadline: Option<Instant>,
     phase: AtomicU8,
@@ -75,6 +78,7 @@ impl Attempt {
             started: Instant::now(),
             pool,
             occupied,
+            announcement: None,
             exchange_deadline,
             phase: AtomicU8::new(Phase::AwaitingHead as u8),
             reused: AtomicBool::new(false),
@@ -89,6 +93,18 @@ impl Attempt {
             dial_failure: OnceLock::new(),
             reader: AtomicWaker::new(),
         }
+    }
+
+    /// The same over a connection that begins with `announcement`.
+    #[must_use]
+    pub fn announcing(self, announcement: Option<Arc<Announcement>>) -> Self {
+        Self { announcement, ..self }
+    }
+
+    /// What its connection begins with.
+    #[must_use]
+    pub fn announcement(&self) -> Option<&Arc<Announcement>> {
+        self.announcement.as_ref()
     }
 
     /// Where it goes.

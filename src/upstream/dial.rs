@@ -1,10 +1,12 @@
-//! Opening a connection to an endpoint: TCP, then TLS where the server's URL says so.
+//! Opening a connection to an endpoint: TCP, a PROXY header where the pool asks for it, then TLS where
+//! the server's URL says so.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::attempt::{Attempt, Expired};
@@ -73,14 +75,17 @@ pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     let started = Instant::now();
     let pool = &attempt.pool;
     let endpoint = attempt.endpoint();
-    if let Some(transport) = endpoint.take_idle(started, pool.spec().timeouts.pool_idle) {
+    let announcement = attempt.announcement();
+    let max_idle = pool.spec().timeouts.pool_idle;
+    if let Some(transport) = endpoint.take_idle(started, max_idle, announcement) {
         attempt.connected(true, std::time::Duration::ZERO);
         return Ok(Wire::new(transport, Arc::clone(attempt)));
     }
     let limit = started + pool.spec().timeouts.connect;
     let whole = attempt.exchange_deadline.filter(|end| *end < limit);
     let end = tokio::time::Instant::from_std(whole.unwrap_or(limit));
-    let outcome = match tokio::time::timeout_at(end, dial(pool, endpoint)).await {
+    let opening = announcement.map(|it| it.header()).unwrap_or_default();
+    let outcome = match tokio::time::timeout_at(end, dial(pool, endpoint, &opening)).await {
         Ok(outcome) => outcome,
         Err(_) => {
             if whole.is_some() {
@@ -103,18 +108,17 @@ pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     }
 }
 
-/// A new connection to `endpoint` of `pool`. It sets no deadline: the caller bounds the future.
+/// A new connection to `endpoint` of `pool` that begins with `opening`. It sets no deadline: the
+/// caller bounds the future.
 ///
 /// # Errors
 /// [`DialFailure`].
-pub(super) async fn dial(pool: &Pool, endpoint: &Endpoint) -> Result<Transport, DialFailure> {
-    let stream = match connect(endpoint.address).await {
-        Err(refused @ DialFailure::Refused(_)) => match endpoint.alternate {
-            Some(alternate) => connect(alternate).await?,
-            None => return Err(refused),
-        },
-        outcome => outcome?,
-    };
+pub(super) async fn dial(
+    pool: &Pool,
+    endpoint: &Endpoint,
+    opening: &[u8],
+) -> Result<Transport, DialFailure> {
+    let stream = open(endpoint, opening).await?;
     match pool.client_tls(endpoint.server_index) {
         Some((config, name)) => {
             let stream = tls::connect(config, name, stream).await.map_err(DialFailure::Tls)?;
@@ -122,6 +126,24 @@ pub(super) async fn dial(pool: &Pool, endpoint: &Endpoint) -> Result<Transport, 
         }
         None => Ok(Transport::Plain(stream)),
     }
+}
+
+/// A TCP connection to `endpoint` that begins with `opening`.
+///
+/// # Errors
+/// [`DialFailure`].
+pub(super) async fn open(endpoint: &Endpoint, opening: &[u8]) -> Result<TcpStream, DialFailure> {
+    let mut stream = match connect(endpoint.address).await {
+        Err(refused @ DialFailure::Refused(_)) => match endpoint.alternate {
+            Some(alternate) => connect(alternate).await?,
+            None => return Err(refused),
+        },
+        outcome => outcome?,
+    };
+    if !opening.is_empty() {
+        stream.write_all(opening).await.map_err(DialFailure::from_connect)?;
+    }
+    Ok(stream)
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, DialFailure> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::announcement::{Announcement, Owner};
 use super::health::Monitor;
 use super::wire::Transport;
 use crate::config::upstream::Server;
@@ -42,6 +43,7 @@ struct State {
 struct Idle {
     transport: Transport,
     since: Instant,
+    owner: Owner,
 }
 
 impl Endpoint {
@@ -108,11 +110,21 @@ impl Endpoint {
         Occupied(Arc::clone(self))
     }
 
-    /// The most recently used connection that is still open and younger than `max_idle`.
+    /// The most recently used connection that began with `announcement`, or with none, is still open
+    /// and younger than `max_idle`.
     #[must_use]
-    pub fn take_idle(&self, now: Instant, max_idle: Duration) -> Option<Transport> {
+    pub fn take_idle(
+        &self,
+        now: Instant,
+        max_idle: Duration,
+        announcement: Option<&Arc<Announcement>>,
+    ) -> Option<Transport> {
         loop {
-            let mut candidate = self.lock_idle().pop()?;
+            let mut candidate = {
+                let mut idle = self.lock_idle();
+                let at = idle.iter().rposition(|idle| idle.owner.is(announcement))?;
+                idle.remove(at)
+            };
             let fresh = now.saturating_duration_since(candidate.since) < max_idle;
             if fresh && candidate.transport.is_quiet() {
                 return Some(candidate.transport);
@@ -120,20 +132,34 @@ impl Endpoint {
         }
     }
 
-    /// Keeps a connection for the next request; closes it when `limit` are kept already.
-    pub fn keep(&self, transport: Transport, limit: usize) {
+    /// Keeps a connection that began with `announcement`, or with none, for the next such request.
+    /// When `limit` are kept already it is closed; of those that are somebody's the oldest is, whose
+    /// owner is the likeliest to be gone.
+    pub fn keep(
+        &self,
+        transport: Transport,
+        limit: usize,
+        announcement: Option<&Arc<Announcement>>,
+    ) {
+        let owner = Owner::of(announcement);
         let mut idle = self.lock_idle();
-        if idle.len() < limit {
-            idle.push(Idle { transport, since: Instant::now() });
+        if idle.len() >= limit {
+            if owner.is_everybody() || idle.is_empty() {
+                return;
+            }
+            idle.remove(0);
         }
+        idle.push(Idle { transport, since: Instant::now(), owner });
     }
 
-    /// Closes what has waited longer than `max_idle` or was closed by the server. Returns how many
-    /// remain.
+    /// Closes what has waited longer than `max_idle`, was closed by the server or is of use to nobody.
+    /// Returns how many remain.
     pub fn sweep(&self, now: Instant, max_idle: Duration) -> usize {
         let mut kept = std::mem::take(&mut *self.lock_idle());
         kept.retain_mut(|idle| {
-            now.saturating_duration_since(idle.since) < max_idle && idle.transport.is_quiet()
+            now.saturating_duration_since(idle.since) < max_idle
+                && idle.owner.is_there()
+                && idle.transport.is_quiet()
         });
         let mut idle = self.lock_idle();
         // What came back meanwhile is the most recently used, and stays at the end.

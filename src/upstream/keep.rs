@@ -30,7 +30,12 @@ pub async fn keep(pool: Arc<Pool>, resolver: Option<Resolver>, stop: Cancellatio
 /// Closes connections of `pool` that have waited too long or that the server closed, until `stop`.
 async fn sweep_idle(pool: &Pool, stop: &CancellationToken) {
     let max_idle = pool.spec().timeouts.pool_idle;
-    let period = (max_idle / 4).clamp(Duration::from_millis(250), Duration::from_secs(15));
+    let longest = match pool.spec().proxy_protocol {
+        // Those of clients that are gone wait for nothing.
+        Some(_) => Duration::from_secs(1),
+        None => Duration::from_secs(15),
+    };
+    let period = (max_idle / 4).clamp(Duration::from_millis(250), longest);
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {

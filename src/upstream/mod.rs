@@ -1,8 +1,10 @@
 //! Upstream pools: where requests go and over which connections.
 //!
 //! Answers "which endpoint, and how do we get there?". Called by `proxy`. Knows nothing of routes,
-//! sites or clients. Only [`peer`] knows the proxy engine.
+//! sites or clients, but for what a client's connection
+//! is announced as. Only [`peer`] knows the proxy engine.
 
+pub mod announcement;
 pub mod attempt;
 pub mod balance;
 mod check;
@@ -18,6 +20,7 @@ mod selection;
 mod status;
 pub mod wire;
 
+pub use announcement::{Announcement, Announcer};
 pub use attempt::{Attempt, Expired, Phase};
 pub use dial::DialFailure;
 pub use endpoint::Endpoint;

@@ -41,6 +41,10 @@ const MAX_H2_STREAMS: usize = 100;
 /// Between pings on an HTTP/2 connection, which find a dead peer that TCP has not noticed.
 const H2_PING: Duration = Duration::from_secs(20);
 
+/// How long the engine keeps a connection that only one client's requests may use: it does not notice
+/// when the client goes, and has room for a limited number of all pools' connections.
+const OWN_IDLE: Duration = Duration::from_secs(10);
+
 /// What the engine's own TLS needs of a pool: certificates to trust and to present.
 #[derive(Clone)]
 pub struct EngineTls {
@@ -84,9 +88,9 @@ pub fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
     let endpoint = attempt.endpoint();
     let https = endpoint.server.https;
     match spec.protocol {
-        UpstreamProtocol::H2c => h2_peer(&attempt, false),
-        UpstreamProtocol::H2 => h2_peer(&attempt, true),
-        UpstreamProtocol::Auto if https => h2_peer(&attempt, true),
+        UpstreamProtocol::H2c => h2_peer(attempt, false),
+        UpstreamProtocol::H2 => h2_peer(attempt, true),
+        UpstreamProtocol::Auto if https => h2_peer(attempt, true),
         UpstreamProtocol::Auto | UpstreamProtocol::Http1 => {
             let mut peer = HttpPeer::new(endpoint.address, false, String::new());
             peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
@@ -96,7 +100,7 @@ pub fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
     }
 }
 
-fn h2_peer(attempt: &Attempt, https: bool) -> Box<HttpPeer> {
+fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     let pool = &attempt.pool;
     let spec = pool.spec();
     let server = &attempt.endpoint().server;
@@ -108,7 +112,7 @@ fn h2_peer(attempt: &Attempt, https: bool) -> Box<HttpPeer> {
     peer.options.connection_timeout = Some(spec.timeouts.connect);
     peer.options.total_connection_timeout = Some(spec.timeouts.connect);
     peer.options.idle_timeout = Some(spec.timeouts.pool_idle);
-    peer.options.read_timeout = Some(engine_patience(attempt, Instant::now()));
+    peer.options.read_timeout = Some(engine_patience(&attempt, Instant::now()));
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     if let Some(tls) = pool.engine_tls() {
         peer.group_key = tls.group;
@@ -116,6 +120,11 @@ fn h2_peer(attempt: &Attempt, https: bool) -> Box<HttpPeer> {
         peer.options.ca = Some(Arc::clone(&tls.roots));
         peer.options.verify_cert = spec.tls.verify;
         peer.options.verify_hostname = spec.tls.verify;
+    }
+    if let Some(announcement) = attempt.announcement() {
+        peer.group_key ^= announcement.group;
+        peer.options.idle_timeout = Some(spec.timeouts.pool_idle.min(OWN_IDLE));
+        peer.options.custom_l4 = Some(Arc::new(Opener(Arc::clone(&attempt))));
     }
     if attempt.is_personal() {
         // A group of its own, which nobody asks for again.
@@ -146,15 +155,40 @@ impl L4Connect for Dialer {
         match dial::wire(&self.0).await {
             Ok(wire) => Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into()),
             Err(text) => {
-                let etype = match self.0.dial_failure() {
-                    Some(DialFailure::Refused(_)) => ErrorType::ConnectRefused,
-                    Some(DialFailure::Timeout) => ErrorType::ConnectTimedout,
-                    Some(DialFailure::Tls(_)) => ErrorType::TLSHandshakeFailure,
-                    _ => ErrorType::ConnectError,
-                };
+                let etype = self.0.dial_failure().map_or(ErrorType::ConnectError, word);
                 Error::e_explain(etype, text.to_string())
             }
         }
+    }
+}
+
+/// Opens a connection that begins with the attempt's announcement. What is spoken over it is the
+/// engine's business.
+#[derive(Debug)]
+struct Opener(Arc<Attempt>);
+
+#[async_trait]
+impl L4Connect for Opener {
+    async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<Stream> {
+        let opening = self.0.announcement().map(|it| it.header()).unwrap_or_default();
+        match dial::open(self.0.endpoint(), &opening).await {
+            Ok(stream) => Ok(stream.into()),
+            Err(failure) => {
+                let (etype, text) = (word(&failure), failure.to_string());
+                self.0.fail_dial(failure);
+                Error::e_explain(etype, text)
+            }
+        }
+    }
+}
+
+/// The engine's word for why there is no connection.
+fn word(failure: &DialFailure) -> ErrorType {
+    match failure {
+        DialFailure::Refused(_) => ErrorType::ConnectRefused,
+        DialFailure::Timeout => ErrorType::ConnectTimedout,
+        DialFailure::Tls(_) => ErrorType::TLSHandshakeFailure,
+        DialFailure::Unreachable(_) | DialFailure::Local(_) => ErrorType::ConnectError,
     }
 }
 

@@ -15,6 +15,7 @@ use super::pool::Pool;
 use super::wire::Transport;
 use crate::config::health::{Check, Expect, Health};
 use crate::config::upstream::{HostHeader, Server, UpstreamProtocol};
+use crate::net::proxy_protocol::Version;
 
 /// What checks are known by in servers' logs.
 const USER_AGENT: HeaderValue =
@@ -79,7 +80,8 @@ pub(super) async fn probe(
     health: &Health,
 ) -> Result<(), ProbeFailure> {
     let check = async {
-        let transport = dial(pool, endpoint).await?;
+        let opening = pool.spec().proxy_protocol.map(Version::local).unwrap_or_default();
+        let transport = dial(pool, endpoint, opening).await?;
         match &health.check {
             Check::Tcp => Ok(()),
             Check::Http { path, expect } => ask(pool, endpoint, transport, path, expect).await,

@@ -293,7 +293,8 @@ impl Drop for Wire {
         }
         if let Some(transport) = self.transport.take() {
             let limit = self.attempt.pool.spec().limits.connections;
-            self.attempt.endpoint().keep(transport, limit);
+            let announcement = self.attempt.announcement();
+            self.attempt.endpoint().keep(transport, limit, announcement);
         }
     }
 }
