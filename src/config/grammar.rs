@@ -113,7 +113,12 @@ pub(super) static LISTENER: Section = Section {
             Text("60s"),
             "Idle time before the kernel probes a silent peer, or `off`.",
         ),
-        Key::later("proxy_protocol"),
+        Key::new(
+            "proxy_protocol",
+            List(&One(S::Block)),
+            Nothing,
+            "Load balancers whose connections must begin with a PROXY header (version 1 or 2), which says whose they are; others are refused. Default: connections come from clients.",
+        ),
     ],
 };
 

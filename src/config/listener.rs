@@ -8,6 +8,7 @@ use super::grammar::{LISTENER, LISTENER_TLS};
 use super::reading::{Reading, shown};
 use super::tree::{Map, Node, Scalar};
 use super::value;
+use crate::net::{Cidr, CidrSet};
 
 /// One entry of `listeners:`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,6 +30,9 @@ pub struct Listener {
     pub tcp_fast_open: Option<u32>,
     /// Idle time before the kernel probes a silent peer; `None` leaves keep-alive off. Default 60 s.
     pub keepalive: Option<Duration>,
+    /// Who must begin a connection with a PROXY header, and may connect at all; `None`: connections
+    /// come from clients themselves.
+    pub proxy_protocol: Option<CidrSet>,
 }
 
 /// Where a listener binds.
@@ -119,6 +123,8 @@ impl Listener {
             keys.reading.error(span, "\"tcp_fast_open\" works on Linux only");
         }
         let keepalive = keys.read("keepalive", read_keepalive);
+        let senders = keys.list("proxy_protocol", read_sender);
+        let proxy_protocol = keys.span_of("proxy_protocol").map(|_| senders.into_iter().collect());
         keys.finish();
         Some(Self {
             name: name.text.to_string(),
@@ -129,6 +135,7 @@ impl Listener {
             backlog: backlog?,
             tcp_fast_open,
             keepalive: keepalive?,
+            proxy_protocol,
         })
     }
 
@@ -172,6 +179,15 @@ fn read_keepalive(node: &Node, reading: &mut Reading) -> Option<Option<Duration>
         return Some(None);
     }
     value::duration(node, reading).map(Some)
+}
+
+fn read_sender(node: &Node, reading: &mut Reading) -> Option<Cidr> {
+    let block = value::block(node, reading)?;
+    if block.prefix() == 0 {
+        let message = "whoever can connect can say that he is somebody else";
+        reading.warning(node.span(), message, "list the addresses of the load balancers alone");
+    }
+    Some(block)
 }
 
 impl BindAddress {

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::line::{Line, Patience};
 use super::socket::{self, AcceptAction};
-use super::{http1, http2};
+use super::{http1, http2, proxy_protocol};
 use crate::config::listener::{Alpn, Listener, Protocol};
 use crate::config::process::Limits;
+use crate::net::proxy_protocol::Said;
 use crate::proxy::connection::{Connection, ListenerFacts, TlsFacts};
 use crate::proxy::engine::Engine;
 use crate::task::Tasks;
@@ -88,8 +89,13 @@ pub async fn accept(socket: TcpListener, door: Arc<ArcSwap<Door>>, close: Cancel
 /// Starts the task of a new connection, if there is room for it.
 fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
     let around = &door.around;
+    if !proxy_protocol::may_connect(peer, door) {
+        return;
+    }
     let limits = around.limits();
-    let Some(counted) = Census::enter(&around.census, peer.ip(), &limits) else {
+    // Where a header says whose connection it is, it is counted when that is known.
+    let address = door.listener.proxy_protocol.is_none().then(|| peer.ip());
+    let Some(counted) = Census::enter(&around.census, address, &limits) else {
         tracing::debug!(listener = %door.facts.name, client.address = %peer.ip(), "too many connections");
         door.metrics.refuse();
         return;
@@ -97,22 +103,29 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
     let open = door.metrics.accept();
     let (door, surroundings) = (Arc::clone(door), Arc::clone(around));
     around.tasks.spawn_connection(async move {
-        let _counted = (counted, open);
-        serve(stream, peer, &door, surroundings).await;
+        let (mut counted, _open) = (counted, open);
+        serve(stream, peer, &mut counted, &door, surroundings).await;
     });
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, door: &Door, around: Arc<Surroundings>) {
+async fn serve(
+    mut stream: TcpStream,
+    sender: SocketAddr,
+    counted: &mut Counted,
+    door: &Door,
+    around: Arc<Surroundings>,
+) {
     let limits = around.limits();
-    // Either fails only on a connection that is gone already.
-    let Ok(local) = stream.local_addr() else { return };
     if socket::tune(&stream, &door.listener).is_err() {
+        // It is gone already.
         return;
     }
+    let end = Instant::now() + limits.handshake_timeout;
+    let ends = ends(&mut stream, sender, end, counted, door, &around).await;
+    let Some((peer, local)) = ends else { return };
     let (mut transport, tls) = match &door.tls {
         None => (Transport::Plain(stream), None),
         Some((config, store)) => {
-            let end = Instant::now() + limits.handshake_timeout;
             match around.drain.run_until_cancelled(timeout_at(end, is_letter(&stream))).await {
                 Some(Ok(false)) => {}
                 Some(Ok(true)) => {
@@ -146,6 +159,35 @@ async fn serve(stream: TcpStream, peer: SocketAddr, door: &Door, around: Arc<Sur
         http2::serve(transport, read, connection, around).await;
     } else {
         http1::serve(Line::new(transport, read, connection, patience(&limits)), around).await;
+    }
+}
+
+/// The client's end of a connection and ours: as its PROXY header says, where it must begin with one.
+/// `None` when the connection goes no further.
+async fn ends(
+    stream: &mut TcpStream,
+    sender: SocketAddr,
+    end: Instant,
+    counted: &mut Counted,
+    door: &Door,
+    around: &Surroundings,
+) -> Option<(SocketAddr, SocketAddr)> {
+    // Fails only on a connection that is gone already.
+    let local = stream.local_addr().ok()?;
+    if door.listener.proxy_protocol.is_none() {
+        return Some((sender, local));
+    }
+    match proxy_protocol::read(stream, sender, end, door, around).await? {
+        Said::Nobody => Some((sender, local)),
+        Said::Client { source, destination } => {
+            if !counted.count_for(source.ip(), &around.limits()) {
+                let client = source.ip();
+                tracing::debug!(listener = %door.facts.name, client.address = %client, "too many connections");
+                door.metrics.refuse_client();
+                return None;
+            }
+            Some((source, destination))
+        }
     }
 }
 
@@ -269,25 +311,35 @@ impl Census {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection from `address`, unless that would be more than allowed. Addresses are
-    /// counted only while `connections_per_ip` is set.
-    fn enter(census: &Arc<Self>, address: IpAddr, limits: &Limits) -> Option<Counted> {
+    /// Counts a connection, for `address` if that is known, unless that would be more than allowed.
+    fn enter(census: &Arc<Self>, address: Option<IpAddr>, limits: &Limits) -> Option<Counted> {
         let before = census.all.fetch_add(1, Ordering::Relaxed);
         let mut counted = Counted { census: Arc::clone(census), address: None };
         if before >= limits.connections {
             return None;
         }
-        if limits.connections_per_ip > 0 {
-            let address = address.to_canonical();
-            let mut by_address = census.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_address.entry(address).or_default();
-            if *count >= limits.connections_per_ip {
-                return None;
-            }
-            *count += 1;
-            counted.address = Some(address);
+        let fits = address.is_none_or(|address| counted.count_for(address, limits));
+        fits.then_some(counted)
+    }
+}
+
+impl Counted {
+    /// Counts the connection for `address` as well, unless that would be more than allowed. Addresses
+    /// are counted only while `connections_per_ip` is set.
+    fn count_for(&mut self, address: IpAddr, limits: &Limits) -> bool {
+        if limits.connections_per_ip == 0 {
+            return true;
         }
-        Some(counted)
+        let address = address.to_canonical();
+        let by_address = self.census.by_address.lock();
+        let mut by_address = by_address.unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_default();
+        if *count >= limits.connections_per_ip {
+            return false;
+        }
+        *count += 1;
+        self.address = Some(address);
+        true
     }
 }
 

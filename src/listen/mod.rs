@@ -20,6 +20,7 @@ pub mod http2;
 mod inherited;
 pub mod line;
 pub mod loan;
+mod proxy_protocol;
 mod socket;
 mod syntax;
 

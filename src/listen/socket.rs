@@ -278,6 +278,7 @@ mod tests {
             backlog: 16,
             tcp_fast_open: None,
             keepalive: Some(Duration::from_secs(60)),
+            proxy_protocol: None,
         }
     }
 

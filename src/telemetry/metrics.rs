@@ -137,6 +137,7 @@ pub struct ListenerMetrics {
     refused: AtomicU64,
     handshakes: [AtomicU64; VERSIONS.len()],
     handshake_failures: [AtomicU64; HANDSHAKE_FAULTS.len()],
+    proxy_headers: [AtomicU64; PROXY_HEADERS.len()],
 }
 
 const VERSIONS: [&str; 2] = ["1.2", "1.3"];
@@ -159,6 +160,26 @@ pub enum HandshakeFault {
 /// The words for [`HandshakeFault`].
 const HANDSHAKE_FAULTS: [&str; 5] =
     ["unrecognized_name", "refused", "closed", "timeout", "plain_http"];
+
+/// What came of the PROXY header that a connection had to begin with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyHeader {
+    /// It said who the client is.
+    Client,
+    /// It said that the connection is the sender's own, or nobody's.
+    Local,
+    /// There was none to be read: the sender is not listed.
+    Unlisted,
+    /// It was none, or broken.
+    Malformed,
+    /// It took too long.
+    Timeout,
+    /// The sender closed the connection.
+    Closed,
+}
+
+/// The words for [`ProxyHeader`].
+const PROXY_HEADERS: [&str; 6] = ["client", "local", "unlisted", "malformed", "timeout", "closed"];
 
 /// A request that counts as one of its route's in flight until this is dropped.
 #[derive(Debug)]
@@ -298,6 +319,22 @@ impl ListenerMetrics {
         add(&self.refused, 1);
     }
 
+    /// Counts a connection that is closed, because there are too many of the client that its header
+    /// names.
+    pub fn refuse_client(&self) {
+        add(&self.refused, 1);
+    }
+
+    /// Counts a connection that is accepted and closed at once for another reason.
+    pub fn turn_away(&self) {
+        add(&self.accepted, 1);
+    }
+
+    /// Counts what came of a PROXY header. Returns how often the same has, this time included.
+    pub fn proxy_header(&self, outcome: ProxyHeader) -> u64 {
+        self.proxy_headers[outcome as usize].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Counts a handshake that succeeded with TLS `version`, `1.2` or `1.3`.
     pub fn shook_hands(&self, version: &str) {
         if let Some(place) = VERSIONS.iter().position(|one| *one == version) {
@@ -308,6 +345,14 @@ impl ListenerMetrics {
     /// Counts a handshake that failed.
     pub fn handshake_failed(&self, fault: HandshakeFault) {
         add(&self.handshake_failures[fault as usize], 1);
+    }
+}
+
+impl ProxyHeader {
+    /// Its word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        PROXY_HEADERS[self as usize]
     }
 }
 
@@ -401,6 +446,8 @@ mod tests {
         assert_eq!(OUTCOMES[AttemptOutcome::Unreachable as usize], "unreachable");
         assert_eq!(HANDSHAKE_FAULTS[HandshakeFault::PlainHttp as usize], "plain_http");
         assert_eq!(HANDSHAKE_FAULTS[HandshakeFault::Closed as usize], "closed");
+        assert_eq!(ProxyHeader::Unlisted.as_str(), "unlisted");
+        assert_eq!(ProxyHeader::Closed.as_str(), "closed");
         let listener = Arc::new(ListenerMetrics::default());
         drop(listener.accept());
         listener.refuse();

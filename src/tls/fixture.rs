@@ -125,6 +125,7 @@ pub(super) fn listener(min: TlsVersion) -> Listener {
         backlog: 128,
         tcp_fast_open: None,
         keepalive: None,
+        proxy_protocol: None,
     }
 }
 

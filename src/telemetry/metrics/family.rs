@@ -89,6 +89,8 @@ families! {
         "TLS handshakes that succeeded, by version";
     HANDSHAKE_FAILURES: Counter "wardgate_tls_handshake_failures_total" ["listener", "reason"]
         "TLS handshakes that failed, by reason";
+    PROXY_HEADERS: Counter "wardgate_proxy_headers_total" ["listener", "result"]
+        "Connections that had to begin with a PROXY header, by what came of it";
     NOT_AFTER: Gauge "wardgate_certificate_not_after_timestamp_seconds" ["certificate"]
         "End of a served certificate's validity, in seconds since 1970";
     OCSP_RESPONSES: Counter "wardgate_ocsp_responses_total" ["result"]

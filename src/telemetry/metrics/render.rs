@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::family::{self, Family};
 use super::text::Text;
 use super::{
-    CLASSES, HANDSHAKE_FAULTS, Metrics, OUTCOMES, RELOAD_OUTCOMES, RouteMetrics, VERSIONS,
-    allocator, process, seconds,
+    CLASSES, HANDSHAKE_FAULTS, Metrics, OUTCOMES, PROXY_HEADERS, RELOAD_OUTCOMES, RouteMetrics,
+    VERSIONS, allocator, process, seconds,
 };
 
 /// What others know at the moment of a scrape.
@@ -178,6 +178,10 @@ impl Metrics {
         for (name, listener) in &listeners {
             let counters = &listener.handshake_failures;
             write_words(text, &family::HANDSHAKE_FAILURES, &[name], &HANDSHAKE_FAULTS, counters);
+        }
+        for (name, listener) in &listeners {
+            let counters = &listener.proxy_headers;
+            write_words(text, &family::PROXY_HEADERS, &[name], &PROXY_HEADERS, counters);
         }
     }
 
