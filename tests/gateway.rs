@@ -31,6 +31,8 @@ mod logs;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod reload;
