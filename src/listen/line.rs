@@ -241,7 +241,32 @@ impl Line {
         if self.connection.is_tunnel() {
             return self.poll_tunnel(cx, buf);
         }
-        if self.body.is_done() { self.poll_next_request(cx) } else { self.poll_body(cx, buf) }
+        match self.body.is_done() {
+            true => self.poll_next_request(cx),
+            false if self.connection.keeps_body() => self.poll_end(cx),
+            false => self.poll_body(cx, buf),
+        }
+    }
+
+    /// Nobody takes the body yet: it waits here as far as there is room, and what can happen is that
+    /// the client goes away.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.inbox.len() < INBOX_BYTES {
+            match self.poll_fill(cx) {
+                // As behind a body that has been taken.
+                Poll::Ready(Ok(0)) if self.may_end || self.has_more_than_body() => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => self.progress = Instant::now(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether a next request, or something that is no body, has arrived behind this one's body.
+    fn has_more_than_body(&self) -> bool {
+        self.body.clone().advance(&self.inbox).map_or(true, |taken| taken < self.inbox.len())
     }
 
     /// The request is complete: all that can still happen is that the client goes away, or that

@@ -30,6 +30,8 @@ pub struct Connection {
     announcer: Announcer,
     opened: Instant,
     tunnel: AtomicBool,
+    /// Whether the request's body waits for its turn. HTTP/1.1 only.
+    keeps_body: AtomicBool,
     /// Whether an answer of our own went out whole and promised to keep the connection.
     answered: AtomicBool,
     /// End of the present exchange in microseconds after `opened`; 0 is no end. HTTP/1.1 only.
@@ -123,6 +125,7 @@ impl Connection {
             announcer: Announcer::default(),
             opened: Instant::now(),
             tunnel: AtomicBool::new(false),
+            keeps_body: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             fault: Mutex::new(None),
@@ -147,6 +150,18 @@ impl Connection {
     #[must_use]
     pub fn is_tunnel(&self) -> bool {
         self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Whether whoever reads is to hear of the client's end only, since nobody takes the request's
+    /// body yet. HTTP/1.1 only.
+    pub fn keep_body(&self, is_kept: bool) {
+        self.keeps_body.store(is_kept, Ordering::Relaxed);
+    }
+
+    /// Whether the request's body is not to be read yet.
+    #[must_use]
+    pub fn keeps_body(&self) -> bool {
+        self.keeps_body.load(Ordering::Relaxed)
     }
 
     /// Notes that an answer of our own went out whole, and whether it promised to keep the

@@ -87,8 +87,7 @@ impl ProxyHttp for Hooks {
         session: &mut Session,
         exchange: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
-        let fields = &session.req_header().headers;
-        onward::next_peer(exchange, fields).await.map_err(|failure| stop(exchange, failure))
+        onward::next_peer(session, exchange).await.map_err(|failure| stop(exchange, failure))
     }
 
     #[cfg(unix)]

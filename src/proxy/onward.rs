@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
 
+use super::connection::ClientFault;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::{self, Onward};
@@ -17,14 +20,44 @@ use crate::net::Fields;
 use crate::upstream::endpoint::Occupied;
 use crate::upstream::{Attempt, Phase, Pool, peer};
 
-/// The server for the next attempt at the request with these `fields`, as the engine sees it.
+/// The server for the next attempt at the session's request, as the engine sees it.
 ///
 /// # Errors
-/// [`Failure`] when the pool is full or has no server left.
+/// [`Failure`] when the pool is full or has no server left, or when the client leaves meanwhile.
 pub(super) async fn next_peer(
+    session: &mut Session,
     exchange: &mut Exchange,
-    fields: &HeaderMap,
 ) -> Result<Box<HttpPeer>, Failure> {
+    let is_personal = identity::is_in_request(&session.req_header().headers);
+    let keep_body = |exchange: &Exchange, is_kept| {
+        if let Some(connection) = exchange.connection.as_ref().filter(|_| !exchange.is_h2()) {
+            connection.keep_body(is_kept);
+        }
+    };
+    keep_body(exchange, true);
+    let peer = tokio::select! {
+        biased; // mostly there is a server at once
+        peer = pick_peer(exchange, is_personal) => Some(peer),
+        () = gone(session.as_downstream_mut()) => None,
+    };
+    keep_body(exchange, false);
+    peer.unwrap_or_else(|| match exchange.connection.as_ref().and_then(|it| it.client_fault()) {
+        Some(ClientFault::Deadline) => Err(Failure::ExchangeTimeout),
+        _ => Err(Failure::ClientGone),
+    })
+}
+
+/// Ready when the client is gone. The engine notices that only once it relays, by when the request
+/// of somebody who has left long ago would be the server's to do.
+async fn gone(session: &mut ServerSession) {
+    match session {
+        ServerSession::H1(session) => drop(session.idle().await),
+        ServerSession::H2(stream) => drop(stream.idle().await),
+        _ => std::future::pending().await,
+    }
+}
+
+async fn pick_peer(exchange: &mut Exchange, is_personal: bool) -> Result<Box<HttpPeer>, Failure> {
     let pool = pool(exchange).ok_or(Failure::Internal)?;
     let deadline = exchange.deadline;
     let choice = choose(exchange, &pool);
@@ -47,7 +80,7 @@ pub(super) async fn next_peer(
     if exchange.upgrade.is_some() {
         attempt.note_upgrade();
     }
-    if identity::is_in_request(fields) {
+    if is_personal {
         attempt.note_personal();
     }
     exchange.attempt = Some(Arc::clone(&attempt));

@@ -1,7 +1,9 @@
 //! What is refused because it is too much.
 
+use serde_json::json;
+
 use super::config;
-use crate::support::{Answer, Gateway, Origin, field};
+use crate::support::{Answer, Gateway, Origin, Peer, field};
 
 async fn with_limits(origin: &str, limits: &str) -> Gateway {
     Gateway::start(config(origin, "", &format!("limits: {{ {limits} }}"))).await
@@ -145,4 +147,70 @@ async fn an_answer_of_ours_never_makes_up_for_a_broken_one_behind_it() {
         client.send(b"GET /cut HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(client.read_reply(false).await.is_err(), "cut, and the connection with it");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_for_a_place_is_forgotten() {
+    // The engine notices it only while bytes go back and forth.
+    let origin = Origin::start().await;
+    let pool = ", limits: { connections: 1, pending: 10 }, timeouts: { connect: 20s }";
+    let yaml = config(&origin.url(), pool, "")
+        .replace("protocol: http", "protocol: http, alpn: [h2, http/1.1]");
+    let gateway = Gateway::start(yaml).await;
+    origin.hold();
+    let get = |path: &'static str| {
+        let client = gateway.client();
+        tokio::spawn(async move { client.send("PUT", path, "", b"body").await })
+    };
+    let first = get("/first");
+    origin.received(1).await;
+    let mut waiting = Vec::new();
+    for request in [
+        "GET /left HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /left HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        "POST /left HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+        "POST /left HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+        "POST /left HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ] {
+        let mut client = gateway.client().connect().await;
+        client.send(request.as_bytes()).await.unwrap();
+        waiting.push(client);
+    }
+    let head =
+        json!([[":method", "GET"], [":scheme", "http"], [":authority", "a"], [":path", "/left"]]);
+    let scenario = json!({"address": gateway.address("web").to_string(), "steps": [
+        {"request": {"stream": 1, "headers": head}}, {"ping": true}, {"wait": "pong"}, {"reset": {"stream": 1}},
+        {"ping": true}, {"wait": "pong"},
+    ]});
+    Peer::result("h2_client.py", &scenario).await;
+    drop(waiting);
+    let lines = gateway.wait_accesses(6, |line| field(line, "url.path") == "/left").await;
+    for line in lines {
+        assert_eq!(field(&line, "error.type"), "client_gone", "{line}");
+        assert_eq!(field(&line, "http.response.status_code"), 499, "{line}");
+    }
+    // Who is still there, whatever it sent meanwhile, gets its answer; the end of a client's own
+    // direction behind further requests is none.
+    let last = get("/last");
+    let mut pipelining = gateway.client().connect().await;
+    let put = "PUT /pipelined HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    pipelining.send(put.repeat(2).as_bytes()).await.unwrap();
+    pipelining.shut_down().await.unwrap();
+    let mut large = gateway.client().connect().await;
+    let head = "PUT /large HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n";
+    large.send(format!("{head}{}", "x".repeat(20_000)).as_bytes()).await.unwrap();
+    origin.release();
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(last.await.unwrap().status, 200);
+    for _ in 0..2 {
+        assert_eq!(pipelining.read_reply(false).await.unwrap().status, 200);
+    }
+    assert_eq!(large.read_reply(false).await.unwrap().status, 200);
+    let requests = origin.requests();
+    let mut seen: Vec<_> =
+        requests.iter().map(|request| (&*request.target, request.body.len())).collect();
+    seen.sort_unstable();
+    let expected =
+        [("/first", 4), ("/large", 20_000), ("/last", 4), ("/pipelined", 4), ("/pipelined", 4)];
+    assert_eq!(seen, expected, "nobody else's request was sent, and every body came whole");
 }
