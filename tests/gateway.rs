@@ -13,7 +13,12 @@ mod command_line;
 #[cfg(test)]
 mod config_corpus;
 #[cfg(test)]
+mod cve;
+#[cfg(test)]
 mod desync;
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod faults;
 #[cfg(test)]
 mod filters;
 #[cfg(test)]
@@ -47,5 +52,7 @@ mod stapling;
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod traps;
 #[cfg(test)]
 mod upstream;

@@ -154,6 +154,25 @@ async fn connections_to_h2_backends_are_used_again_for_all_clients() {
     }
 }
 
+#[tokio::test]
+async fn requests_at_once_share_the_connection_to_an_h2_backend() {
+    // One stream to a connection is what the engine does unless it is told.
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = Gateway::start(yaml(&format!("http://{}", origin.address()), "h2c", "")).await;
+    let client = gateway.client().host("app.test");
+    assert_eq!(client.get("/headers").await.status, 200);
+    let mut hanging = Vec::new();
+    for _ in 0..30 {
+        let mut connection = client.connect().await;
+        connection.send(b"GET /hang HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
+        hanging.push(connection);
+    }
+    let is_request = |event: &Value| event["event"] == "request";
+    origin.events().wait_for_count("request", 31, is_request).await;
+    assert!(accepted(&origin) <= 3, "{} connections for 30 requests at once", accepted(&origin));
+    assert_eq!(client.get("/headers").await.status, 200);
+}
+
 fn accepted(origin: &Peer) -> usize {
     origin.events().all().iter().filter(|event| event["event"] == "accepted").count()
 }

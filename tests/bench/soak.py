@@ -387,7 +387,7 @@ class Traffic:
             return "closed"
         finally:
             connection.close()
-        need(answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer[:60])
+        need(answer == b"" or re.match(rb"HTTP/1.1 (4\d\d|501|505) ", answer), answer[:60])
 
     async def garbage_for_tls(self):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.ports["secure"])

@@ -183,3 +183,28 @@ async fn no_attempt_begins_after_the_routes_deadline() {
     assert!(["exchange_timeout", "response_timeout"].contains(&error), "{line}");
     assert!(field(&line, "http.request.resend_count").as_u64().unwrap() <= 3, "{line}");
 }
+
+#[tokio::test]
+async fn a_body_that_is_sent_again_is_counted_once() {
+    // The engine runs the filters of a body again when it replays it.
+    let (broken, sound) = (breaking().await, Origin::start().await);
+    let size = 40_000;
+    let servers =
+        format!("servers: [\"{}\", {{ url: \"{}\", backup: true }}]", broken.url(), sound.url());
+    let yaml = super::config(&format!("{servers}, retry: {{ after: reset }}"))
+        .replace("{ upstream: app }", "{ upstream: app, filters: [ { body_limit: 50KB } ] }");
+    let gateway = Gateway::start(yaml).await;
+    let mut client = gateway.client().connect().await;
+    // Without a length it is counted as it comes.
+    let body = "x".repeat(size);
+    let request = format!(
+        "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"
+    );
+    client.send(request.as_bytes()).await.unwrap();
+    assert_eq!(client.read_reply(false).await.unwrap().status, 200);
+    assert_eq!(broken.requests()[0].body.len(), size);
+    assert_eq!(sound.requests()[0].body.len(), size);
+    let line = gateway.wait_access(|_| true).await;
+    assert_eq!(field(&line, "http.request.body.size"), size, "{line}");
+    assert_eq!(field(&line, "http.request.resend_count"), 1, "{line}");
+}

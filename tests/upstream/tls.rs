@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -56,6 +56,8 @@ struct Seen {
     requests: usize,
     name: Option<String>,
     has_client_certificate: bool,
+    /// Handshakes that went on with an earlier session.
+    resumed: usize,
 }
 
 /// An HTTPS origin that answers everything with `tls`.
@@ -111,14 +113,18 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, tell: Arc<watch::Se
                 seen.handshakes += 1;
                 seen.name = session.server_name().map(str::to_owned);
                 seen.has_client_certificate = session.peer_certificates().is_some();
+                seen.resumed +=
+                    usize::from(session.handshake_kind() == Some(HandshakeKind::Resumed));
             });
             let mut unread = Vec::new();
             while stream.read_buf(&mut unread).await.is_ok_and(|count| count > 0) {
                 if unread.ends_with(b"\r\n\r\n") {
+                    let is_last = unread.starts_with(b"GET /last ");
                     unread.clear();
                     tell.send_modify(|seen| seen.requests += 1);
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntls";
-                    if stream.write_all(answer).await.is_err() {
+                    if stream.write_all(answer).await.is_err() || is_last {
+                        let _ = stream.shutdown().await;
                         return;
                     }
                 }
@@ -237,5 +243,141 @@ async fn checks_speak_tls_as_requests_do() {
         let reason = field(&event, "reason").as_str().unwrap();
         assert!(reason.contains("the server's certificate has expired"), "{check}: {reason}");
         assert_eq!(gateway.client().get("/").await.status, 503, "{check}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_has_no_name_is_spoken_to_over_tls_all_the_same() {
+    // The engine fails on an empty SNI, and an address is none (RFC 6066 §3).
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "127.0.0.1", false, false).await;
+    for protocol in ["http/1.1", "auto"] {
+        for tls in ["ca: ca.pem", "verify: false"] {
+            let directory = TempDir::new().unwrap();
+            fs::write(directory.path().join("ca.pem"), ca.certificate.pem()).unwrap();
+            let pool = format!(
+                "servers: [\"https://127.0.0.1:{}\"], protocol: {protocol}, tls: {{ {tls} }}",
+                origin.port
+            );
+            let gateway = Gateway::start_in(directory, &config(&pool)).await;
+            assert_eq!(gateway.client().get("/").await.text(), "tls", "{protocol}, {tls}");
+            assert_eq!(origin.seen().name, None, "{protocol}, {tls}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_of_the_system_that_cannot_be_read_stops_nothing() {
+    // The engine panics on one when it starts.
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "localhost", false, false).await;
+    let directory = TempDir::new().unwrap();
+    let garbage = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+    let store = directory.path().join("system.pem");
+    fs::write(&store, format!("{garbage}{}{garbage}", ca.certificate.pem())).unwrap();
+    for protocol in ["http/1.1", "auto"] {
+        let pool =
+            format!("servers: [\"https://localhost:{}\"], protocol: {protocol}", origin.port);
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_wardgate"));
+        program.env("SSL_CERT_FILE", &store).env_remove("SSL_CERT_DIR");
+        let gateway =
+            Gateway::start_program(program, TempDir::new().unwrap(), &config(&pool)).await;
+        assert_eq!(gateway.client().get("/").await.text(), "tls", "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_by_a_pool_that_trusts_somebody_else() {
+    // The engine's pool tells connections apart by neither CA nor ALPN.
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "localhost", false, false).await;
+    let stranger = Authority::new("stranger");
+    for protocol in ["http/1.1", "auto"] {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("ca.pem"), ca.certificate.pem()).unwrap();
+        fs::write(directory.path().join("stranger.pem"), stranger.certificate.pem()).unwrap();
+        let pool = |tls: &str| {
+            format!(
+                "{{ servers: [\"https://localhost:{}\"], protocol: {protocol}, tls: {{ {tls} }} }}",
+                origin.port
+            )
+        };
+        let yaml = format!(
+            "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
+             sites:\n  ours.test: {{ https: both, certificate: internal, upstream: ours }}\n  \
+             theirs.test: {{ https: both, certificate: internal, upstream: theirs }}\n  \
+             blind.test: {{ https: both, certificate: internal, upstream: blind }}\n\
+             upstreams:\n  ours: {}\n  theirs: {}\n  blind: {}\n",
+            pool("ca: ca.pem"),
+            pool("ca: stranger.pem"),
+            pool("verify: false"),
+        );
+        let gateway = Gateway::start_in(directory, &yaml).await;
+        for (host, status) in
+            [("blind.test", 200), ("ours.test", 200), ("theirs.test", 502), ("blind.test", 200)]
+        {
+            let reply = gateway.client().host(host).get("/").await;
+            assert_eq!(reply.status, status, "{protocol}, {host}: {}", reply.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_connection_to_a_backend_of_our_own_ca_resumes() {
+    // The engine makes its TLS settings anew for each connection to a peer with its own CA.
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "localhost", false, false).await;
+    let gateway = front(&ca, origin.port, "ca: ca.pem").await;
+    for _ in 0..3 {
+        assert_eq!(gateway.client().get("/last").await.text(), "tls");
+    }
+    let seen = origin.seen();
+    assert_eq!((seen.handshakes, seen.resumed), (3, 2));
+}
+
+#[tokio::test]
+async fn every_form_of_a_private_key_is_shown_or_refused_with_its_reason() {
+    // The engine panics on a key that is not in DER.
+    let ca = Authority::new("ours");
+    let origin = TlsOrigin::start(&ca, "localhost", false, true).await;
+    let (certificate, key) = ca.issue("gateway.test", false);
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(at("pkcs8.key"), key.serialize_pem()).unwrap();
+    let sec1 = ["ec", "-in", &at("pkcs8.key"), "-out", &at("sec1.key")];
+    let made = crate::support::run("openssl", sec1).await;
+    assert!(made.status.success(), "{made:?}");
+    let sec1 = fs::read_to_string(at("sec1.key")).unwrap();
+    assert!(sec1.contains("BEGIN EC PRIVATE KEY"), "{sec1}");
+    fs::write(at("client.pem"), certificate.pem()).unwrap();
+    fs::write(at("ca.pem"), ca.certificate.pem()).unwrap();
+    let bare = key.serialize_der();
+    fs::write(at("der.key"), bare).unwrap();
+    fs::write(at("garbage.key"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+        .unwrap();
+    fs::write(at("other.key"), ca.issue("other.test", false).1.serialize_pem()).unwrap();
+    for protocol in ["http/1.1", "auto"] {
+        let yaml = |key: &str| {
+            config(&format!(
+                "servers: [\"https://localhost:{}\"], protocol: {protocol}, \
+                 tls: {{ ca: {:?}, cert: {:?}, key: {:?} }}",
+                origin.port,
+                at("ca.pem"),
+                at("client.pem"),
+                at(key)
+            ))
+        };
+        for key in ["pkcs8.key", "sec1.key"] {
+            let gateway = Gateway::start(yaml(key)).await;
+            assert_eq!(gateway.client().get("/").await.text(), "tls", "{protocol}, {key}");
+        }
+        for key in ["der.key", "garbage.key", "other.key"] {
+            let file = at("gateway.yaml");
+            fs::write(&file, format!("{}storage: storage\nadmin: off\n", yaml(key))).unwrap();
+            let output = crate::support::run(env!("CARGO_BIN_EXE_wardgate"), ["run", &file]).await;
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(matches!(output.status.code(), Some(1 | 2)), "{protocol}, {key}: {said}");
+            assert!(said.contains(key) && !said.contains("panicked"), "{protocol}, {key}: {said}");
+        }
     }
 }
