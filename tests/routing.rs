@@ -239,6 +239,7 @@ sites:
         ("/strip", "/"),
         ("/strip/", "/"),
         ("/strip?x", "/?x"),
+        ("/strip;v=1/a;w?x", "/a;w?x"),
         ("/path/x?y", "/api/path/x?y"),
         ("/query/x?lost", "/fixed?a=1"),
         ("/regex/user/7/8?z", "/7/8/user?z"),
@@ -350,7 +351,7 @@ async fn a_host_that_is_no_site_of_the_connection_is_misdirected() {
 
 /// What becomes of a target: `None` is denied by the route or refused as ambiguous, else what the
 /// backend gets.
-const CONFUSION: [(&str, Option<&str>); 29] = [
+const CONFUSION: [(&str, Option<&str>); 63] = [
     ("/admin", None),
     ("/admin/", None),
     ("/admin/users", None),
@@ -380,6 +381,42 @@ const CONFUSION: [(&str, Option<&str>); 29] = [
     ("/x/..;/admin", None),
     ("/x?/../admin", Some("/x?/../admin")),
     ("/%E2%80%A5/admin", Some("/%E2%80%A5/admin")),
+    ("/x/..//admin", None),
+    ("/x/y/../../admin", None),
+    ("/./././admin", None),
+    ("/admin/.", None),
+    ("/admin/./x", None),
+    ("/admin/x/..", None),
+    ("//x/..//./admin", None),
+    ("/%2fadmin", None),
+    ("/%2F%2Fadmin", None),
+    ("/%5cadmin", None),
+    ("/admin%5c", None),
+    ("/x%2f..%2fadmin", None),
+    ("/.%2fadmin", None),
+    ("/..%2fadmin", None),
+    ("/%2e%2e%2fadmin", None),
+    ("/%2e%2e%5cadmin", None),
+    ("/x/%2e%2e;/admin", None),
+    ("/x/..%3b/admin", None),
+    ("/%00admin", None),
+    ("/x/..%00/admin", None),
+    // Overlong forms of a dot and of a slash are not UTF-8 and no dot and slash of ours.
+    ("/x/%c0%ae%c0%ae/admin", None),
+    ("/x/..%c0%afadmin", None),
+    ("/%u002e%u002e/admin", None),
+    ("/%", None),
+    // Encoded twice it is text: it stays as it is, and who decodes it twice is on his own.
+    ("/x/%252e%252e/admin", Some("/x/%252e%252e/admin")),
+    ("/x/..%252fadmin", Some("/x/..%252fadmin")),
+    ("/ADMIN", Some("/ADMIN")),
+    ("/admin;x=1", None),
+    ("/admin;x/users;y", None),
+    ("/admin%3bx", None),
+    ("/;/admin", None),
+    ("/;x/admin", None),
+    ("/x;/../admin", None),
+    ("/x/;admin", Some("/x/;admin")),
 ];
 
 #[tokio::test]

@@ -168,19 +168,57 @@ pub fn match_key_of_pattern(text: &str) -> Result<String, PathError> {
     Ok(match_key(&path).into_cow().into_owned())
 }
 
+/// A match key without the parameters of its segments (RFC 3986 §3.3), if it has any.
+///
+/// Servlet containers look for what they serve without them: for those `/;a/admin;b` is `/admin`, and
+/// a rule for that must hold for both.
+#[must_use]
+pub fn without_parameters(match_key: &str) -> Option<String> {
+    if !match_key.as_bytes().contains(&b';') {
+        return None;
+    }
+    let mut bare = String::with_capacity(match_key.len());
+    let segments =
+        match_key.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    for segment in segments.filter(|segment| !segment.is_empty()) {
+        bare.push('/');
+        bare.push_str(segment);
+    }
+    let is_open =
+        match_key.rsplit('/').next().is_none_or(|last| last.is_empty() || last.starts_with(';'));
+    if is_open || bare.is_empty() {
+        bare.push('/');
+    }
+    Some(bare)
+}
+
 /// What follows `prefix` in `canonical`, if `prefix`, a match key without a slash at its end, holds
-/// whole segments of it: starts with a slash or is empty. The two may differ in escaping.
+/// whole segments of it: starts with a slash or is empty. The two may differ in escaping, and in
+/// parameters that `prefix` does not have.
 #[must_use]
 pub fn strip_prefix<'p>(canonical: &'p str, prefix: &str) -> Option<&'p str> {
     let mut rest = canonical;
-    for expected in prefix.bytes() {
+    let mut expected = prefix.bytes().peekable();
+    while let Some(next) = expected.peek() {
         rest = match rest.as_bytes() {
-            [found, ..] if *found == expected => &rest[1..],
-            [b'%', high, low, ..] if reserved_escape(*high, *low) == Some(expected) => &rest[3..],
+            [found, ..] if found == next => &rest[1..],
+            [b'%', high, low, ..] if reserved_escape(*high, *low) == Some(*next) => &rest[3..],
+            _ if *next == b'/' => {
+                rest = skip_parameters(rest)?;
+                continue;
+            }
             _ => return None,
         };
+        expected.next();
     }
+    let rest = skip_parameters(rest).unwrap_or(rest);
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// What follows the parameters that `rest` begins with, if it does: the end of their segment.
+fn skip_parameters(rest: &str) -> Option<&str> {
+    let has_some = rest.starts_with(';') || rest.starts_with("%3B");
+    has_some.then(|| rest.find('/').map_or("", |end| &rest[end..]))
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -556,6 +594,23 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_no_part_of_what_is_asked_for() {
+        let rows = [
+            ("/admin", None),
+            ("*", None),
+            ("/admin;a=b;c", Some("/admin")),
+            ("/;a/admin;b", Some("/admin")),
+            ("/admin;/users;x/", Some("/admin/users/")),
+            ("/admin/;x", Some("/admin/")),
+            ("/;", Some("/")),
+            ("/;;/;", Some("/")),
+        ];
+        for (key, expected) in rows {
+            assert_eq!(without_parameters(key).as_deref(), expected, "{key}");
+        }
+    }
+
+    #[test]
     fn a_pattern_may_be_written_plainly() {
         let rows = [
             ("/v1", "/v1"),
@@ -588,7 +643,13 @@ mod tests {
             ("/@a/b", "/@a", Some("/b")),
             ("/a%20b/c", "/a%20b", Some("/c")),
             ("/a%2Fb", "/a", None),
-            ("/a%3Bb", "/a", None),
+            ("/a%3Bb", "/a", Some("")),
+            ("/a;b", "/a", Some("")),
+            ("/a;b/c;d", "/a", Some("/c;d")),
+            ("/a;x/b;y/c", "/a/b", Some("/c")),
+            ("/a;x/b;y/c", "/a;x/b", Some("/c")),
+            ("/a;x", "/a/b", None),
+            ("/ab;x", "/a", None),
             ("/a", "", Some("/a")),
             ("*", "/v1", None),
         ];

@@ -10,6 +10,7 @@ use regex::Regex;
 
 use crate::config::route::{Match, PathPattern, ValuePattern};
 use crate::net::RequestHead;
+use crate::net::path;
 
 /// With fewer routes than this, trying each is as fast as the look-up.
 const INDEXED_FROM: usize = 12;
@@ -30,15 +31,21 @@ impl Matcher {
         Self { routes, index }
     }
 
-    /// The first route that matches, in the order written.
+    /// The first route that matches, in the order written. The parameters of a path's segments are
+    /// no way around a route whose own path has none.
     #[must_use]
     pub fn find(&self, head: &RequestHead<'_>) -> Option<usize> {
+        let key = head.match_key;
+        if let Some(bare) = path::without_parameters(key) {
+            let holds = |route: &Conditions| route.hold(head, key) || route.hold(head, &bare);
+            return self.routes.iter().position(holds);
+        }
         match &self.index {
             Some(index) => {
-                let mut candidates = index.candidates(head.match_key);
-                candidates.find(|&route| self.routes[route].hold(head))
+                let mut candidates = index.candidates(key);
+                candidates.find(|&route| self.routes[route].hold(head, key))
             }
-            None => self.routes.iter().position(|route| route.hold(head)),
+            None => self.routes.iter().position(|route| route.hold(head, key)),
         }
     }
 }
@@ -111,8 +118,8 @@ impl Conditions {
     }
 
     /// Cheapest first; a regex over the key, so that no escaping of a path escapes it.
-    fn hold(&self, head: &RequestHead<'_>) -> bool {
-        (self.paths.is_empty() || self.paths.iter().any(|path| covers(path, head.match_key)))
+    fn hold(&self, head: &RequestHead<'_>, match_key: &str) -> bool {
+        (self.paths.is_empty() || self.paths.iter().any(|path| covers(path, match_key)))
             && (self.methods.is_empty() || self.methods.contains(head.method))
             && self.headers.iter().all(|(name, values)| has_header(head, name, values))
             && self.cookies.iter().all(|(name, values)| {
@@ -121,7 +128,7 @@ impl Conditions {
             && self.query.iter().all(|(name, values)| {
                 head.query_pairs().any(|(found, value)| found == *name && is_one(values, &value))
             })
-            && self.path_regex.as_ref().is_none_or(|regex| regex.is_match(head.match_key))
+            && self.path_regex.as_ref().is_none_or(|regex| regex.is_match(match_key))
     }
 }
 
@@ -161,7 +168,7 @@ mod tests {
     use crate::net::Host;
     use crate::net::path::{EncodedSlashes, canonical, match_key_of_pattern};
 
-    fn path(pattern: &str) -> PathPattern {
+    fn pattern(pattern: &str) -> PathPattern {
         match pattern.strip_suffix("/*") {
             Some("") => PathPattern::Prefix(String::new()),
             Some(prefix) => PathPattern::Prefix(match_key_of_pattern(prefix).unwrap()),
@@ -170,7 +177,7 @@ mod tests {
     }
 
     fn paths(patterns: &[&str]) -> Match {
-        Match { paths: patterns.iter().map(|pattern| path(pattern)).collect(), ..Match::default() }
+        Match { paths: patterns.iter().map(|text| pattern(text)).collect(), ..Match::default() }
     }
 
     fn values(values: &[&str]) -> Vec<ValuePattern> {
@@ -232,6 +239,15 @@ mod tests {
             ("/admin/*", "/x/../admin", true),
             ("/admin/*", "/%61dmin", true),
             ("/admin/*", "/x/%2e%2e/admin/y", true),
+            ("/admin/*", "/admin;a=b", true),
+            ("/admin/*", "/;a/admin;b/users;c", true),
+            ("/admin/*", "/admin%3bx/y", true),
+            ("/admin/*", "/administrator;x", false),
+            ("/admin", "/admin;x", true),
+            ("/admin", "/admin/;x", false),
+            ("/admin;v=1", "/admin;v=1", true),
+            ("/admin;v=1", "/admin", false),
+            ("/admin;v=1", "/admin;v=2", false),
         ];
         for (pattern, target, expected) in rows {
             let matcher = Matcher::new([&paths(&[pattern])]);
@@ -243,7 +259,7 @@ mod tests {
     #[test]
     fn conditions_are_anded_and_their_values_ored() {
         let matcher = Matcher::new([&Match {
-            paths: vec![path("/v1/*"), path("/v2/*")],
+            paths: vec![pattern("/v1/*"), pattern("/v2/*")],
             path_regex: Some(Regex::new("[0-9]$").unwrap()),
             methods: vec![Method::GET, Method::POST],
             headers: vec![(HeaderName::from_static("x-api"), values(&["2", "3"]))],
@@ -297,7 +313,7 @@ mod tests {
         ];
         const TARGETS: [&str; 14] = [
             "/", "*", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/b/c", "/%40x", "/c", "/c/", "/abc",
-            "/ab", "/b/c/d",
+            "/ab", "/b/c/d;e",
         ];
         let mut random = fastrand::Rng::with_seed(5);
         for _ in 0..300 {

@@ -62,13 +62,13 @@ sites:
       - {{ match: {{ path: /text }}, upstream: app, filters: [ {{ compress: [gzip, br, zstd] }} ] }}
       - match: {{ path: /limited }}
         upstream: app
-        filters: [ {{ rate_limit: {{ key: "header:X-Key", rate: 1/s, burst: 2 }} }} ]
+        filters: [ {{ rate_limit: {{ key: "header:X-Key", rate: 1/h, burst: 2 }} }} ]
       - {{ upstream: app }}
 certificates: {{ mine: {{ chain: {certificate}.pem, key: {certificate}.key }} }}
 upstreams:
   app: {{ servers: "http://127.0.0.1:{app}", timeouts: {{ response: {response}s, pool_idle: 5s }} }}
   special: {{ servers: "http://127.0.0.1:{special}", timeouts: {{ pool_idle: 5s }} }}
-  faulty: {{ servers: "http://127.0.0.1:{special}", timeouts: {{ response: 1s, read: 1s, pool_idle: 5s }} }}
+  faulty: {{ servers: "http://127.0.0.1:{special}", timeouts: {{ response: 5s, read: 5s, pool_idle: 5s }} }}
   flapping:
     servers: ["http://127.0.0.1:{app}", "http://127.0.0.1:{flapping}"]
     health: {{ path: /, every: 1s }}
