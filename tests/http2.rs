@@ -375,6 +375,26 @@ async fn a_body_that_contradicts_its_length_is_reset_and_smuggles_nothing() {
 }
 
 #[tokio::test]
+async fn a_length_is_said_once() {
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin.url(), "").await;
+    let post = |lengths: &[&str]| {
+        let lengths: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+        let mut post = request_with(1, "POST", "/", &lengths);
+        post["body"] = json!("abc");
+        scenario(&gateway, json!([{"request": post}, {"wait": "end", "stream": 1}]))
+    };
+    let cases = [post(&["3", "3"]), post(&["3, 3"]), post(&["+3"]), post(&["3"])];
+    let results = Peer::results("h2_client.py", &cases).await;
+    for result in &results[..3] {
+        let stream = &result["streams"]["1"];
+        assert!(stream["reset"].is_number() || stream["status"] == 400, "{result}");
+    }
+    assert_eq!(results[3]["streams"]["1"]["status"], 200);
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn limits_of_the_head_hold_on_h2() {
     let origin = Origin::start().await;
     let limits =

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::Scheme as UriScheme;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::accept::Negotiated;
 use super::client::{Client, Scheme};
@@ -130,6 +130,7 @@ fn identify(exchange: &mut Exchange, parts: &Parts, generation: &Generation) {
 fn check_h2_head(exchange: &Exchange, parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     check_method(parts.method.as_str())?;
     check_scheme(exchange, parts.uri.scheme())?;
+    check_length(&parts.headers)?;
     // The h2 layer answers 431 by itself, without a line of ours, at twice the size.
     let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
     let size: usize = parts.headers.iter().map(bytes).sum();
@@ -161,6 +162,19 @@ fn check_method(method: &str) -> Result<(), Failure> {
             Err(Failure::BadRequest("the method is not valid"))
         }
         _ => Ok(()),
+    }
+}
+
+/// One `Content-Length` of digits alone, as on HTTP/1.1: the engine takes equal ones for one, and
+/// would send an HTTP/1.1 backend all of them.
+fn check_length(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let is_number = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if lengths.next().is_none() && is_number {
+        Ok(())
+    } else {
+        Err(Failure::BadRequest("the length is not valid"))
     }
 }
 

@@ -19,6 +19,7 @@ class Request:
     head: bytes
     body: bytes = b""
     connection: int = 0
+    is_whole: bool = False  # its body came to its end
 
     @property
     def line(self):
@@ -85,6 +86,7 @@ class Backend:
                 with self.lock:
                     self.requests.append(request)
                 request.body = self.read_body(reader, head)
+                request.is_whole = True
                 answer = (self.answer or self.usual)(request)
                 if answer is None:
                     return
