@@ -13,6 +13,7 @@ mod command_line;
 #[cfg(test)]
 mod config_corpus;
 #[cfg(test)]
+mod conformance;
 mod cve;
 #[cfg(test)]
 mod desync;

@@ -98,7 +98,7 @@ class Closed(Exception):
 class Connection:
     """One connection, whose preface and settings have been exchanged unless `greet` is false."""
 
-    def __init__(self, address, ca=None, host="app.test", greet=True, window=None, patience=2.0, own=()):
+    def __init__(self, address, ca=None, host="app.test", greet=True, window=None, patience=8.0, own=()):
         self.patience = patience
         self.sock = socket.create_connection(address, timeout=10)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
