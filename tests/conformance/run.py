@@ -11,7 +11,7 @@ where Wardgate fails a case that none of the others fails, or is ended by one.
 A suite is a file `suite_NAME.py` with
 
     TITLE = "HTTP/2 conformance"              the row's and the section's heading
-    ABOUT = "What is asked, and by whom."     Markdown for the section
+    ABOUT = "What is asked, and by whom."     one paragraph for the section; or def about()
     def run(start): return cases
 
 `start(backend=..., **options)` is peers.start (see there) for the program whose turn it is; `run` is
@@ -168,7 +168,8 @@ def section(suite, module, results):
     versions = ", ".join(f"{peers.TITLES[name]} {peers.version(name)}" for name in peers.NAMES)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=peers.ROOT, capture_output=True, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
-    lines = [module.ABOUT.strip(), "", f"{date}, `./dev conformance --only {suite}` at {commit or 'an export'}: {versions}.", ""]
+    about = module.about() if hasattr(module, "about") else module.ABOUT
+    lines = [" ".join(about.split()), "", f"{date}, `./dev conformance --only {suite}` at {commit or 'an export'}: {versions}.", ""]
     by_id = collections.defaultdict(dict)
     for name, cases in results.items():
         for case in cases:
@@ -190,8 +191,12 @@ def told(case, with_note):
     if case is None or case.verdict == "none":
         return "–"
     if case.verdict == "fail":
-        return f"**fails**: {case.note}"
+        return f"**fails**: {shortened(case.note)}"
     return case.note if with_note else case.verdict
+
+
+def shortened(text, limit=160):
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def escaped(text):

@@ -406,6 +406,8 @@ def judge(connection, want):
         elif kind == "data":
             if want.answer == event[1] and event[3]:
                 return "pass", seen[-1]
+            if want.refusal == event[1] and event[3]:
+                return "fail", seen[-1]  # answered to its end, as if nothing were wrong with it
             if want.data and want.data[0] == event[1]:
                 return ("pass" if len(event[2]) == want.data[1] else "fail"), f"DATA of {len(event[2])}"
         elif kind == "pong" and want.alive and event[1] == b"are you?":
