@@ -49,7 +49,7 @@ import programs
 FOLDER = pathlib.Path(__file__).resolve().parent
 DOCUMENT = peers.ROOT / "docs" / "conformance.md"
 BEGIN, END = "<!-- ./dev conformance writes from here -->", "<!-- to here -->"
-QUICK = ("h2_conformance", "h2_downgrade")
+QUICK = ("h2_conformance", "h2_downgrade", "h1_parsing", "h1_desync")
 VERDICTS = ("pass", "strict", "fail", "none")
 # The order of the rows; what is not named here comes after them.
 ORDER = ("h2_conformance", "h2_abuse", "h2_downgrade", "h1_parsing", "h1_desync")
