@@ -43,7 +43,10 @@ class Request:
 
 
 class Backend:
-    """Answers 200 with `body`, kept alive. A thread for each connection."""
+    """Answers 200 with `body`, or what `answer` makes of a request: bytes, an iterable of them, or None to close.
+
+    Connections are kept alive; each has a thread.
+    """
 
     def __init__(self, body=b"0123456789" * 20, answer=None):
         self.body, self.answer = body, answer
@@ -79,6 +82,7 @@ class Backend:
 
     def serve(self, sock, number):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # what waits should wait in the proxy
         reader = sock.makefile("rb")
         try:
             while head := self.head(reader):
@@ -90,7 +94,8 @@ class Backend:
                 answer = (self.answer or self.usual)(request)
                 if answer is None:
                     return
-                sock.sendall(answer)
+                for part in [answer] if isinstance(answer, bytes) else answer:
+                    sock.sendall(part)
         except (OSError, ValueError, EOFError):
             pass
         finally:
