@@ -14,6 +14,7 @@ mod command_line;
 mod config_corpus;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
 mod cve;
 #[cfg(test)]
 mod desync;
