@@ -17,6 +17,9 @@ mod conformance;
 #[cfg(test)]
 mod cve;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod deploy;
+#[cfg(test)]
 mod desync;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
