@@ -259,7 +259,7 @@ upstreams:
   app:
     servers: ["http://{backend[0]}:{backend[1]}"]
     protocol: {protocol}
-    timeouts: {{ response: {_milliseconds(deadlines.response)} }}
+    timeouts: {{ response: {_milliseconds(deadlines.response)}, read: {_milliseconds(deadlines.response)} }}
 limits:
   request_header_timeout: {_milliseconds(deadlines.header)}
   request_body_timeout: {_milliseconds(deadlines.body)}
@@ -398,6 +398,7 @@ def _caddy(directory, ports, backend, protocol, websocket, deadlines, more):
     transport http {{
       dial_timeout 5s
       response_header_timeout {_milliseconds(deadlines.response)}
+      read_timeout {_milliseconds(deadlines.response)}
       {"versions h2c" if protocol == "h2c" else ""}
     }}
   }}
