@@ -147,7 +147,7 @@ async fn grpc_client_and_server_agree() {
     let told = Peer::run("grpc_peer.py", &["client", &server.address().to_string()]).await;
     let failed: Vec<&Value> = told.iter().filter(|line| line["ok"] == false).collect();
     assert!(failed.is_empty(), "{failed:?}");
-    assert_eq!(told.last().unwrap()["passed"], 13);
+    assert_eq!(told.last().unwrap()["passed"], 14);
     server.event("cancelled").await;
 }
 

@@ -188,7 +188,7 @@ def check(address, script, wanted):
 
 
 def run(start):
-    with helper.serving("raw_origin.py") as address, start(backend=address, deadlines=DEADLINES) as target:
+    with helper.serving("raw_origin.py") as origin, start(backend=origin.address, deadlines=DEADLINES) as target:
         # Several at a time, so that connections to the backend are taken over from each other.
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             yield from pool.map(lambda case: check(target.http, *case), CASES.items())

@@ -116,6 +116,10 @@ class Judge:
     def big_message(self):
         return self.method("unary_unary", "Unary")(BIG, timeout=20) == BIG
 
+    def compressed(self):
+        call = self.method("unary_unary", "Unary")
+        return call(BIG, compression=grpc.Compression.Gzip, timeout=20) == BIG
+
     def server_stream(self):
         answers = list(self.method("unary_stream", "ServerStream")(b"n", timeout=20))
         return answers == [b"n0", b"n1", b"n2", b"n3", b"n4"]
@@ -175,7 +179,7 @@ class Judge:
 
 
 CASES = [
-    "unary", "metadata", "empty_message", "big_message", "server_stream", "client_stream", "bidi", "many_at_once",
+    "unary", "metadata", "empty_message", "big_message", "compressed", "server_stream", "client_stream", "bidi", "many_at_once",
     "deadline", "cancel", "trailers_only", "error_after_a_message", "unknown_method",
 ]  # fmt: skip
 
