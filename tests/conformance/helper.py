@@ -1,10 +1,13 @@
-"""The servers of tests/peers, for the suites."""
+"""The servers of tests/peers, and TLS for tools that have none, for the suites."""
 
+import asyncio
 import contextlib
 import json
+import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import peers
@@ -46,3 +49,40 @@ def serving(script, *arguments):
         finally:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def without_tls(target):
+    """A context with an address of plain TCP; what goes through it goes to the program's TLS port."""
+    context = ssl.create_default_context(cafile=target.ca)
+    context.set_alpn_protocols(["http/1.1"])
+    loop = asyncio.new_event_loop()
+
+    async def carry(reader, writer):
+        with contextlib.suppress(OSError):
+            while got := await reader.read(1 << 18):
+                writer.write(got)
+                await writer.drain()
+        writer.close()
+
+    async def bridge(reader, writer):
+        there = await asyncio.open_connection(*target.tls, ssl=context, server_hostname=target.host)
+        await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
+
+    async def end():
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    server = loop.run_until_complete(asyncio.start_server(bridge, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
