@@ -789,6 +789,21 @@ async fn a_malformed_stream_has_its_line_and_too_many_end_the_connection() {
 }
 
 #[tokio::test]
+async fn a_burst_of_malformed_streams_is_cut_short() {
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin.url(), "").await;
+    // GET http / from the static table, the authority, and a field that no h2 message may have.
+    let fields =
+        [&[0x82, 0x86, 0x84, 0x41, 8][..], b"app.test", b"\0\x0aconnection\x05close"].concat();
+    let burst: String = (0..1_000).map(|number| frame(1, 5, 2 * number + 1, &fields)).collect();
+    let result = play(&gateway, json!([{"raw": burst}, {"wait": "closed"}])).await;
+    assert_eq!(result["closed"], true, "{result}");
+    let reset = result["refused"].as_u64().unwrap();
+    assert!(reset <= 100, "{reset} streams were kept until their resets had left");
+    assert!(origin.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_backend_that_breaks_off_is_not_mistaken_for_a_whole_answer() {
     let origin = Peer::start("h2_origin.py", &[]).await;
     let gateway = Gateway::start(yaml(&format!("http://{}", origin.address()), "h2c", "")).await;

@@ -14,13 +14,14 @@ use crate::support::{Gateway, Peer, in_repository, run};
 const WARDGATE: &str = env!("CARGO_BIN_EXE_wardgate");
 
 /// Every page that a user reads.
-const PAGES: [&str; 11] = [
-    "README.md",
+const PAGES: &[&str] = &[
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "README.md",
     "SECURITY.md",
     "docs/certificates.md",
     "docs/configuration.md",
+    "docs/conformance.md",
     "docs/deploy.md",
     "docs/errors.md",
     "docs/filters.md",

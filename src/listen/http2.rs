@@ -56,6 +56,10 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// own accept loop has the same limit.
 const MAX_MALFORMED: usize = 32;
 
+/// Streams of one connection that the h2 layer may reset for errors of the client's. It keeps some KiB of
+/// each until the reset has left, and would keep a thousand, so its own limit is not ours.
+const MAX_STREAM_ERRORS: usize = 100;
+
 type Streams = h2::server::Connection<Stream, Bytes>;
 
 /// Serves an HTTP/2 connection until either side closes it.
@@ -111,6 +115,7 @@ fn options(limits: &Limits) -> H2Options {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS))
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
     options
 }

@@ -81,10 +81,10 @@ class Backend:
             threading.Thread(target=self.serve, args=(sock, self.accepted), daemon=True).start()
 
     def serve(self, sock, number):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # what waits should wait in the proxy
         reader = sock.makefile("rb")
         try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # what waits should wait in the proxy
             while head := self.head(reader):
                 request = Request(head, connection=number)
                 with self.lock:

@@ -6,6 +6,8 @@ import select
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -197,7 +199,7 @@ def warm_up(target):
             for stream in itertools.islice(streams(), 50):
                 connection.send(headers(stream))
             connection.wait(lambda event: event[0] == "data" and event[1] == 99 and event[3])
-        probe(target)
+        probe(target.tls, ssl.create_default_context(cafile=target.ca), target.host)
 
 
 def flood(address, frames, reads, seconds=5.0):
@@ -254,46 +256,54 @@ def goaway(got):
 
 
 class Watch:
-    """Memory and the time that others wait, while something happens."""
+    """Memory and the time that others wait, while something happens.
+
+    Who waits is another process: the threads of this one are busy with the flood.
+    """
 
     def __init__(self, target):
         self.target, self.peak, self.worst = target, target.rss(), 0.0
         self.is_over = threading.Event()
-        self.threads = [threading.Thread(target=each, daemon=True) for each in (self.weigh, self.ask)]
+        self.weighing = threading.Thread(target=self.weigh, daemon=True)
 
     def __enter__(self):
-        for thread in self.threads:
-            thread.start()
+        command = [sys.executable, __file__, *map(str, self.target.tls), self.target.ca, self.target.host]
+        self.asking = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.asking.stdout.readline()  # its first answer has come
+        self.weighing.start()
         return self
 
     def __exit__(self, *error):
         self.is_over.set()
-        for thread in self.threads:
-            thread.join()
+        self.worst = float(self.asking.communicate()[0].splitlines()[-1])
+        self.weighing.join()
 
     def weigh(self):
         while not self.is_over.wait(0.05):
             self.peak = max(self.peak, self.target.rss())
 
-    def ask(self):
-        while not self.is_over.wait(0.1):
-            self.worst = max(self.worst, probe(self.target))
-
 
 def worst_of(target, seconds):
-    end, worst = time.monotonic() + seconds, 0.0
-    while time.monotonic() < end:
-        worst = max(worst, probe(target))
-        time.sleep(0.1)
-    return worst
+    with Watch(target) as watch:
+        time.sleep(seconds)
+    return watch.worst
 
 
-def probe(target):
+def ask(host, port, ca, name):
+    """Ten times a second, until standard input ends; says when it has begun, and at the end the longest wait."""
+    worst = 0.0
+    context = ssl.create_default_context(cafile=ca)
+    print(probe((host, int(port)), context, name), flush=True)
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        worst = max(worst, probe((host, int(port)), context, name))
+    print(worst)
+
+
+def probe(address, context, name):
     """Seconds that somebody else waits for an answer; 10 when there is none."""
-    context = ssl.create_default_context(cafile=target.ca)
     began = time.monotonic()
     with contextlib.suppress(OSError):
-        with socket.create_connection(target.tls, timeout=10) as plain, context.wrap_socket(plain, server_hostname=target.host) as sock:
+        with socket.create_connection(address, timeout=10) as plain, context.wrap_socket(plain, server_hostname=name) as sock:
             sock.sendall(b"GET /probe HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n")
             if b" 200 " in sock.recv(100):
                 return time.monotonic() - began
@@ -351,3 +361,7 @@ def wait_until_given_up(connections, end):
 def figures(cases):
     memory = next((case.note.split(";")[0] for case in cases if "memory of a stream" in case.id), None)
     return {"a stalled stream": memory} if memory else {}
+
+
+if __name__ == "__main__":
+    ask(*sys.argv[1:])
