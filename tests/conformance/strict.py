@@ -1,7 +1,7 @@
 """Reads the head of an HTTP/1.1 request as no lenient parser could read it otherwise.
 
-The same definitions as in tests/desync.rs: a head with a fault is one about whose end, length or host two
-servers may disagree, whichever of them is right.
+The definitions are those of tests/desync.rs, but that HTTP/1.0 may be forwarded as such: a head with a fault is one
+about whose end, length or host two servers may disagree, whichever of them is right.
 """
 
 import re
@@ -18,7 +18,7 @@ def fault(head):
     if any(re.search(r"[\0-\x08\x0a-\x1f\x7f]", line) for line in lines):
         return "a control character"
     parts = lines[0].split(" ")
-    if len(parts) != 3 or parts[2] != "HTTP/1.1" or not all(parts):
+    if len(parts) != 3 or parts[2] not in ("HTTP/1.1", "HTTP/1.0") or not all(parts):
         return "no request line"
     lengths, codings, hosts = [], [], 0
     for line in lines[1:]:
@@ -41,6 +41,8 @@ def fault(head):
         return "an odd coding"
     if lengths and codings:
         return "length and coding"
-    if hosts != 1:
+    if codings and parts[2] == "HTTP/1.0":
+        return "a coding on HTTP/1.0"
+    if hosts > 1 or not hosts and parts[2] == "HTTP/1.1":
         return "not one host"
     return None

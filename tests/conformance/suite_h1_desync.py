@@ -18,6 +18,8 @@ TITLE = "HTTP/1 desync"
 CORPUS = pathlib.Path(os.environ.get("DESYNC_CORPUS") or peers.ROOT.parent / "shared" / "corpora" / "h1-desync.jsonl")
 DEADLINES = peers.Deadlines(header=0.5, body=0.5, idle=3)
 AT_ONCE = 48
+# A 200 would make the connection a tunnel, in which there are no requests.
+NO_TUNNEL = b"HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def about():
@@ -65,6 +67,9 @@ class Recorder(backend.Backend):
                     return
                 target = request.target.encode("latin-1")
                 body = b"" if head.startswith(b"HEAD ") else target
+                if head.startswith(b"CONNECT "):
+                    sock.sendall(NO_TUNNEL)
+                    return
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(target) + body)
         except (OSError, EOFError):
             pass

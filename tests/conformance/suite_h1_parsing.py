@@ -114,8 +114,8 @@ def cases():
     yield "3.2.2", "the absolute form with a user", get(line=b"GET http://u@a.test/ HTTP/1.1"), either(value("host", "a.test"))
     yield "3.2.2", "the absolute form of another scheme", get(line=b"GET ftp://a.test/ HTTP/1.1"), EITHER
     yield "3.2.2", "the absolute form without a host", get(line=b"GET http:///x HTTP/1.1"), REFUSED
-    yield "3.2.3", "CONNECT", get(line=b"CONNECT a.test:80 HTTP/1.1"), REFUSED
-    yield "3.2.3", "CONNECT with a path", get(line=b"CONNECT / HTTP/1.1"), REFUSED
+    yield "3.2.3", "CONNECT", get(line=b"CONNECT a.test:80 HTTP/1.1"), EITHER
+    yield "3.2.3", "CONNECT with a path", get(line=b"CONNECT / HTTP/1.1"), EITHER
     yield "3.2.4", "OPTIONS *", get(line=b"OPTIONS * HTTP/1.1"), EITHER
     yield "3.2.4", "GET *", get(line=b"GET * HTTP/1.1"), REFUSED
 
@@ -239,14 +239,14 @@ def whole(request):
 
 
 class Recorder(desync.Recorder):
-    """Records bodies as well, and takes HTTP/1.0."""
+    """Records bodies as well."""
 
     def serve(self, sock, number):
         reader, owner = sock.makefile("rb"), None
         try:
             while head := self.head(reader):
                 request = desync.backend.Request(head, connection=number)
-                request.fault = strict.fault(head.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1))
+                request.fault = strict.fault(head)
                 request.owner = owner = desync.owner_of(request) or owner
                 with self.lock:
                     self.requests.append(request)
@@ -254,6 +254,9 @@ class Recorder(desync.Recorder):
                     return
                 request.body = desync.backend.Backend.read_body(reader, head)
                 request.is_whole = True
+                if head.startswith(b"CONNECT "):
+                    sock.sendall(desync.NO_TUNNEL)
+                    return
                 answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + (b"" if head.startswith(b"HEAD ") else b"ok")
                 sock.sendall(answer)
         except (OSError, EOFError, ValueError, OverflowError):
