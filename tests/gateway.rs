@@ -13,6 +13,7 @@ mod command_line;
 #[cfg(test)]
 mod config_corpus;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod conformance;
 #[cfg(test)]
 mod cve;

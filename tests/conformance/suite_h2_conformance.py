@@ -21,7 +21,8 @@ has a case for, written anew from the two documents: what is sent, and which ans
 Each case runs over TLS and over h2c and passes when both do. An error of a stream may be answered with
 one of the connection, and any error by closing, as the text allows; a malformed request with 4xx as well
 (RFC 9113 section 8.1.1). A GOAWAY of another code than the text asks for passes when the connection is
-closed after it, as closing alone would; these and those by 4xx are counted in the cell. Where RFC 9113 has made a requirement of RFC 7540 optional
+closed after it, as closing alone would; these and those by 4xx are counted in the cell (Wardgate's h2 layer says
+PROTOCOL_ERROR where the text has FRAME_SIZE_ERROR or COMPRESSION_ERROR). Where RFC 9113 has made a requirement of RFC 7540 optional
 (frames on closed streams, priorities), ignoring the frame passes."""
 
 KNOWN = {
