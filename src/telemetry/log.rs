@@ -23,6 +23,8 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use super::access::{AccessLogError, RotatingFile};
 use super::line::{self, Fields, Quoted};
+#[cfg(unix)]
+use super::stderr::PatientStderr;
 use super::timestamp::Timestamp;
 use crate::config::process::{Log, LogFile, LogFormat};
 
@@ -71,11 +73,14 @@ pub fn install(
     errors: Option<fn(&str)>,
 ) -> Result<LogControl, InstallError> {
     let (filter, control) = reload::Layer::new(filter(&log.level)?);
+    let is_terminal = file.is_none() && io::stderr().is_terminal();
     let out: Box<dyn Write + Send> = match file {
         Some(file) => Box::new(RotatingFile::open(file).map_err(Box::new)?.of_the_log()),
+        #[cfg(unix)]
+        None => Box::new(PatientStderr::new(line::format_for(log.format, is_terminal))),
+        #[cfg(not(unix))]
         None => Box::new(io::stderr()),
     };
-    let is_terminal = file.is_none() && io::stderr().is_terminal();
     let lines = Lines::new(out, log.format, is_terminal);
     tracing_subscriber::registry()
         .with(filter)

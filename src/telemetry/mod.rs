@@ -9,6 +9,8 @@ pub mod log;
 pub mod metrics;
 
 mod line;
+#[cfg(unix)]
+mod stderr;
 mod timestamp;
 
 pub use access::{AccessLog, AccessLogError, AccessRecord};

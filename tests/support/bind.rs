@@ -170,8 +170,8 @@ fn named() -> PathBuf {
     if unpacked.exists() { unpacked } else { "named".into() }
 }
 
-/// The library that changes a program's clock.
-async fn build_clock(directory: &Path) -> PathBuf {
+/// The library that changes a program's clock, preloaded.
+pub(crate) async fn build_clock(directory: &Path) -> PathBuf {
     let library = directory.join("clock.so");
     let source = in_repository("tests/peers/clock.c");
     let (to, from) = (library.to_str().unwrap(), source.to_str().unwrap());

@@ -26,7 +26,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 pub(crate) use between::{Between, Fate, problem};
-pub(crate) use bind::{Bind, key};
+pub(crate) use bind::{Bind, build_clock, key};
 pub(crate) use client::{Client, Connection, Reply};
 pub(crate) use gateway::Gateway;
 pub(crate) use inside::Inside;
