@@ -124,9 +124,9 @@ async fn a_clock_that_is_put_forward_and_back_changes_nothing_but_dates() {
     let session = gateway.directory().join("session").display().to_string();
     let handshake = async |option: &str| {
         let address = gateway.address("secure").to_string();
-        let arguments =
-            ["s_client", "-connect", &address, "-servername", "app.test", option, &session];
-        run("openssl", arguments).await
+        // In TLS 1.3 the session comes behind the handshake, when openssl has left already.
+        let arguments = ["s_client", "-tls1_2", "-connect", &address, "-servername", "app.test"];
+        run("openssl", arguments.into_iter().chain([option, &session])).await
     };
     handshake("-sess_out").await;
     for (number, ahead) in [DAY, -2 * DAY, 400 * DAY, -400 * DAY, 0].into_iter().enumerate() {
