@@ -1,7 +1,7 @@
 //! The configuration in force, with every default written out, as YAML.
 //!
 //! Answers "what does the gateway run with?" for `wardgate config` and the admin interface. What came
-//! from the environment or a file shows as `***`. Everything else loads again to the same
+//! from the environment or a file, or is a secret, shows as `***`. Everything else loads again to the same
 //! configuration, in the same directory. Never reads a file.
 
 use std::path::Path;

@@ -28,7 +28,7 @@ pub(super) static LIMITS: Section = Section {
             "handshake_timeout",
             One(S::Duration),
             Text("10s"),
-            "From accept to the end of the TLS handshake.",
+            "From accept to the end of the TLS handshake, with the PROXY header before it.",
         ),
         Key::new(
             "request_header_timeout",

@@ -25,7 +25,7 @@ pub struct Limits {
     pub connections_per_ip: usize,
     /// Requests in flight; more get 503. Default 10,000.
     pub requests: usize,
-    /// From accept to the end of the TLS handshake. Default 10 s.
+    /// From accept to the end of the TLS handshake, with the PROXY header before it. Default 10 s.
     pub handshake_timeout: Duration,
     /// From a request's first byte to its head's end. Default 10 s.
     pub request_header_timeout: Duration,

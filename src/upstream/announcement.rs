@@ -76,11 +76,6 @@ impl Owner {
     pub(super) fn is_there(&self) -> bool {
         self.0.as_ref().is_none_or(|owner| owner.strong_count() > 0)
     }
-
-    /// Whether it is anybody.
-    pub(super) fn is_everybody(&self) -> bool {
-        self.0.is_none()
-    }
 }
 
 #[cfg(test)]

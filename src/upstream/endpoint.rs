@@ -143,13 +143,15 @@ impl Endpoint {
     ) {
         let owner = Owner::of(announcement);
         let mut idle = self.lock_idle();
-        if idle.len() >= limit {
-            if owner.is_everybody() || idle.is_empty() {
-                return;
-            }
-            idle.remove(0);
+        let is_full = idle.len() >= limit;
+        if is_full && (announcement.is_none() || idle.is_empty()) {
+            return;
         }
+        let oldest = is_full.then(|| idle.remove(0));
         idle.push(Idle { transport, since: Instant::now(), owner });
+        drop(idle);
+        // Closed while nobody waits for the list.
+        drop(oldest);
     }
 
     /// Closes what has waited longer than `max_idle`, was closed by the server or is of use to nobody.

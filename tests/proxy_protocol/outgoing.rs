@@ -132,6 +132,27 @@ async fn checks_say_that_they_are_the_gateways_own() {
 }
 
 #[tokio::test]
+async fn where_there_is_no_room_the_oldest_connection_goes() {
+    let stage = Stage::open().await;
+    let pool = "proxy_protocol: v1, limits: { connections: 1 }";
+    let gateway = Gateway::start(config(&stage, pool, "")).await;
+    let mut pairs = Vec::new();
+    for _ in 0..2 {
+        let (mut client, _) = connect(&gateway).await;
+        client.send(GET).await.unwrap();
+        let mut origin = stage.accept().await;
+        origin.read_until(b"\r\n").await.unwrap();
+        exchange(&mut client, &mut origin).await;
+        pairs.push((client, origin));
+    }
+    let (_first, first_origin) = &mut pairs[0];
+    assert_eq!(first_origin.read_to_end().await.unwrap(), b"", "closed, though its client stays");
+    let (last, last_origin) = &mut pairs[1];
+    last.send(GET).await.unwrap();
+    exchange(last, last_origin).await;
+}
+
+#[tokio::test]
 async fn a_reload_leaves_nobody_a_connection_that_began_otherwise() {
     let stage = Stage::open().await;
     let gateway = Gateway::start(config(&stage, "balance: random", "")).await;
