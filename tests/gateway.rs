@@ -28,6 +28,8 @@ mod faults;
 #[cfg(test)]
 mod filters;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod http1;

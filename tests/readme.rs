@@ -133,7 +133,7 @@ fn the_tour_in_the_starter_file_is_right_too() {
 #[test]
 fn every_example_of_every_page_is_right() {
     let mut count = 0;
-    for path in PAGES {
+    for path in PAGES.iter().copied() {
         for example in blocks(&page(path), "yaml") {
             count += 1;
             if let Err(faults) = config::from_text(path, &example, Path::new("")) {
@@ -167,7 +167,7 @@ async fn readme_names_every_command_and_no_other() {
 
 #[test]
 fn every_link_between_the_pages_leads_somewhere() {
-    for path in PAGES {
+    for path in PAGES.iter().copied() {
         let text = page(path);
         let directory = in_repository(path).parent().unwrap().to_owned();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {

@@ -36,7 +36,7 @@ const PREFACE_BYTES: usize = 24;
 
 /// The account of one connection.
 #[derive(Debug)]
-pub(super) struct FrameBudget {
+pub struct FrameBudget {
     received: FrameHeads,
     sent: FrameHeads,
     left: i64,
@@ -46,7 +46,7 @@ pub(super) struct FrameBudget {
 impl FrameBudget {
     /// The account of a connection that begins at `now` with the client's preface.
     #[must_use]
-    pub(super) fn new(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         let received = FrameHeads { payload: PREFACE_BYTES, ..FrameHeads::default() };
         Self { received, sent: FrameHeads::default(), left: BURST, filled: now }
     }
@@ -54,7 +54,7 @@ impl FrameBudget {
     /// Takes account of bytes from the client. `false` when it has spent too much; `now` is asked
     /// only where time decides.
     #[must_use]
-    pub(super) fn receive(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
+    pub fn receive(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
         let left = &mut self.left;
         self.received.follow(bytes, |head| *left -= head.price());
         self.settle(now)
@@ -62,7 +62,7 @@ impl FrameBudget {
 
     /// Takes account of bytes to the client.
     #[must_use]
-    pub(super) fn send(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
+    pub fn send(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
         let left = &mut self.left;
         self.sent.follow(bytes, |head| *left = (*left + head.worth()).min(BURST));
         self.settle(now)

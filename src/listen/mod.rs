@@ -24,6 +24,7 @@ mod proxy_protocol;
 mod socket;
 mod syntax;
 
+pub use frame_budget::FrameBudget;
 pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
 pub use inherited::Inherited;
