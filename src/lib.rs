@@ -60,7 +60,8 @@
 //! # One request
 //!
 //! 1. [`listen::connection::accept`] takes a connection, counts it in the [`Census`], reads its
-//!    [PROXY header](net::proxy_protocol) where the listener asks for one, and on https has [`tls::accept`] shake hands: the [`CertStore`] finds the certificate for the client's name.
+//!    [PROXY header](net::proxy_protocol) where the listener asks for one, and on https has [`tls::accept`] shake hands: the [`CertStore`] finds the certificate for the client's name, and
+//!    the [`Generation`] which [`Policy`] of its site says what is asked of the client.
 //! 2. [`listen::http1`] buffers a head and lets the [`HeadGate`] judge it; [`listen::http2`] takes
 //!    streams. Either hands one request at a time to [`Engine::serve`].
 //! 3. The engine's [`hooks`](proxy::hooks) ask what to do: the [`Generation`] is pinned, the
@@ -117,6 +118,7 @@
 //! [`OnDemand`]: tls::OnDemand
 //! [`Outcome`]: admin::Outcome
 //! [`Place`]: upstream::Place
+//! [`Policy`]: tls::Policy
 //! [`Pool`]: upstream::Pool
 //! [`Renewer`]: acme::renewer::Renewer
 //! [`Router`]: route::Router

@@ -3,13 +3,14 @@
 //! Answers "has anything changed since it was applied?" by contents, since times and sizes miss what
 //! a tool puts back or writes twice within a second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::certificates;
 use crate::config::Loaded;
+use crate::config::client_auth::ClientAuth;
 use crate::config::upstream::UpstreamTls;
 
 /// More of a file than that is not looked at; certificates and configurations are smaller.
@@ -26,20 +27,28 @@ impl Inputs {
     /// What `file` and all files that `loaded` names say. What `before` knows counts as it was then:
     /// it was read before the configuration was, so that whatever changed since shows as a change.
     pub(super) fn of(file: Option<&Path>, loaded: &Loaded, before: &Self) -> Self {
+        let imported: Vec<PathBuf> = certificates::markers(&loaded.config).collect();
         let pools = loaded.config.upstreams.iter().flat_map(|pool| pool_files(&pool.tls));
         let certificates =
             loaded.config.certificates.iter().flat_map(|one| [&*one.chain, &*one.key]);
         let values = loaded.files.iter().map(PathBuf::as_path);
         let authorities = loaded.config.acme.iter().flat_map(|acme| acme.authorities());
         let authority = authorities.filter_map(|authority| authority.directory_ca.as_deref());
-        let imported: Vec<PathBuf> = certificates::markers(&loaded.config).collect();
         let fleet = loaded.config.fleet.iter().filter_map(|redis| redis.ca.as_deref());
         let authority = authority.chain(fleet);
+        let of_listeners = loaded.config.listeners.iter().filter_map(|it| it.client_auth.as_ref());
+        let of_sites = loaded.config.sites.iter().filter_map(|it| it.client_auth.own());
+        let clients = of_listeners.chain(of_sites).flat_map(ClientAuth::files);
         let named = file.into_iter().chain(authority).chain(certificates).chain(pools);
-        let named = named.chain(values).chain(imported.iter().map(PathBuf::as_path));
+        let named = named
+            .chain(values)
+            .chain(clients.map(PathBuf::as_path))
+            .chain(imported.iter().map(PathBuf::as_path));
+        // Thousands of sites may name the same file: it is read once.
+        let named: BTreeSet<&Path> = named.collect();
         let known = |path: &Path| before.0.get(path).copied();
         let print = |path: &Path| (path.to_owned(), known(path).unwrap_or_else(|| print(path)));
-        Self(named.map(print).collect())
+        Self(named.into_iter().map(print).collect())
     }
 
     /// The same files as they are now.

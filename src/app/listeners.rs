@@ -20,8 +20,7 @@ use crate::listen::{Bound, Inherited, bind_address};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
 use crate::telemetry::metrics::ListenerMetrics;
-use crate::tls::server_config;
-use crate::tls::{CertStore, ServerConfig};
+use crate::tls::{CertStore, Policies, Terms};
 
 /// A socket in service.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ pub(super) struct Place {
 pub(super) struct NextDoor {
     listener: Listener,
     facts: Arc<ListenerFacts>,
-    tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
+    tls: Option<(Arc<Terms>, Arc<CertStore>)>,
     metrics: Arc<ListenerMetrics>,
     /// The same listener in the configuration before.
     previous: Option<Arc<Door>>,
@@ -81,11 +80,15 @@ pub(super) enum Origin {
 }
 
 impl NextDoor {
-    /// What `listener` needs, and what it is to those in service.
+    /// What `listener`, the one at `index`, needs, and what it is to those in service.
     ///
     /// # Errors
     /// [`StartError`] when TLS cannot be served.
-    pub(super) fn new(listener: &Listener, basis: &Basis) -> Result<Self, StartError> {
+    pub(super) fn new(
+        (index, listener): (usize, &Listener),
+        policies: &Policies,
+        basis: &Basis,
+    ) -> Result<Self, StartError> {
         let is_same = |door: &&Arc<Door>| {
             door.listener.name == listener.name && door.listener.protocol == listener.protocol
         };
@@ -98,7 +101,8 @@ impl NextDoor {
             Protocol::Http => None,
             Protocol::Https => {
                 let store = Arc::clone(&basis.store);
-                Some((server_config::build(listener, Arc::clone(&store), &basis.tickets)?, store))
+                let terms = Terms::new(listener, index, &store, &basis.tickets, policies)?;
+                Some((Arc::new(terms), store))
             }
         };
         let metrics = basis.metrics.listener(&listener.name);
@@ -238,6 +242,7 @@ pub(super) fn bound_listeners(doors: &[NextDoor], sockets: &[NextSocket]) -> Vec
     let listener = |(index, door): (usize, &NextDoor)| BoundListener {
         facts: Arc::clone(&door.facts),
         port: port(index),
+        terms: door.tls.as_ref().map(|(terms, _)| Arc::clone(terms)),
     };
     doors.iter().enumerate().map(listener).collect()
 }

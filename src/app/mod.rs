@@ -37,6 +37,7 @@ use crate::proxy::gateway::Shared;
 use crate::service;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLogError;
+use crate::tls::client_auth::PolicyError;
 use crate::tls::server_config::ServerConfigError;
 use crate::tls::ticket::TicketError;
 use crate::tls::{ClientConfigError, Tickets};
@@ -79,6 +80,9 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Certificates(#[from] CertificatesError),
+    /// A rule about client certificates.
+    #[error(transparent)]
+    ClientAuth(#[from] PolicyError),
     /// A pool's TLS settings.
     #[error("the TLS settings of upstream {name:?} cannot be used")]
     Pool {

@@ -25,7 +25,7 @@ use crate::listen::connection::Door;
 use crate::proxy::generation::Generation;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
-use crate::tls::{CertStore, SystemRoots, Tickets};
+use crate::tls::{CertStore, Policies, SystemRoots, Tickets};
 use crate::upstream::Pool;
 
 /// What is in force, as far as the next configuration builds on it; almost nothing at the start.
@@ -123,14 +123,18 @@ pub(super) fn prepare(
         }
         Some(_) | None => Arc::new(AccessLog::open(&logs(&config, basis))?),
     };
-    let door = |listener| NextDoor::new(listener, basis);
-    let doors = config.listeners.iter().map(door).collect::<Result<Vec<_>, _>>()?;
+    let previous = current.map(|current| &*current.generation);
+    let policies = previous.map(|previous| &previous.policies);
+    let policies = Policies::load(&config, policies, &basis.tickets, SystemTime::now())?;
+    let door = |listener| NextDoor::new(listener, &policies, basis);
+    let doors = config.listeners.iter().enumerate().map(door).collect::<Result<Vec<_>, _>>()?;
     let view = desk::view(&config, effective::yaml(loaded), &sockets);
     let bound = listeners::bound_listeners(&doors, &sockets);
-    let previous = current.map(|current| &*current.generation);
     // The last step: it writes down where the next configuration is reached.
     admin.find_token(&config.storage, basis.admin.as_ref());
-    let generation = Arc::new(Generation::new(previous, config, pools, bound, &basis.metrics));
+    let metrics = &basis.metrics;
+    let generation = Generation::new(previous, config, pools, policies, bound, metrics);
+    let generation = Arc::new(generation);
     Ok(Prepared { generation, access, sources, assignment, doors, sockets, admin, view, inputs })
 }
 

@@ -133,7 +133,38 @@ pub(super) static LISTENER_TLS: Section = Section {
             Text("1.2"),
             "The oldest TLS version that is accepted.",
         ),
-        Key::later("client_auth"),
+        Key::new(
+            "client_auth",
+            Any(&[Choice(&["off"], &[]), Shape::Section(&CLIENT_AUTH)]),
+            Nothing,
+            "Client certificates of every site that does not say otherwise, or `off`. Default: off.",
+        ),
+    ],
+};
+
+/// `client_auth` of a listener's `tls` and of a site.
+pub(super) static CLIENT_AUTH: Section = Section {
+    title: "Client certificates",
+    one_of: &[],
+    keys: &[
+        Key::new(
+            "ca",
+            One(S::Path),
+            Required,
+            "PEM file of the CAs whose certificates count. It is watched.",
+        ),
+        Key::new(
+            "mode",
+            Choice(&["request", "require"], &[]),
+            Text("require"),
+            "Whether a client without a certificate is served (`request`) or fails its handshake (`require`). One whose certificate does not count fails in both.",
+        ),
+        Key::new(
+            "crl",
+            List(&One(S::Path)),
+            Nothing,
+            "Files of revocation lists, PEM or DER. With it, every certificate of a chain needs a list of its issuer that is not over. They are watched.",
+        ),
     ],
 };
 
@@ -160,6 +191,12 @@ pub(super) static SITE: Section = Section {
             Choice(&["redirect", "both", "only"], &[]),
             Text("redirect"),
             "What plain HTTP gets: a redirect to https, the site itself (`both`), or 404 (`only`).",
+        ),
+        Key::new(
+            "client_auth",
+            Any(&[Choice(&["off"], &[]), Shape::Section(&CLIENT_AUTH)]),
+            Nothing,
+            "Client certificates of this site, or `off`. Default: what its listeners say.",
         ),
         Key::new(
             "encoded_slashes",

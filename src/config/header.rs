@@ -36,6 +36,8 @@ pub(super) fn read_fields(
 /// Reads `remove`, `set` and `add` of `request_headers` or `response_headers`.
 pub(super) fn read_edits(keys: &mut Keys<'_, '_>, is_response: bool) -> HeaderEdits {
     let ours: &[&str] = if is_response { &OURS } else { &OURS_UPSTREAM };
+    let claims: &[&str] = if is_response { &[] } else { &CERTIFICATE };
+    let unset = [ours, claims].concat();
     let mut seen = HashSet::new();
     let remove = keys.list("remove", |node, reading| {
         let scalar = value::scalar(node, reading)?;
@@ -51,10 +53,10 @@ pub(super) fn read_edits(keys: &mut Keys<'_, '_>, is_response: bool) -> HeaderEd
         Some(name)
     });
     let set = keys.read("set", |node, reading| {
-        read_pairs(node, ours, reading, |node, reading| Some(vec![read_value(node, reading)?]))
+        read_pairs(node, &unset, reading, |node, reading| Some(vec![read_value(node, reading)?]))
     });
     let add = keys.read("add", |node, reading| {
-        read_pairs(node, ours, reading, |node, reading| match node {
+        read_pairs(node, &unset, reading, |node, reading| match node {
             Node::List(list) => {
                 if list.items.is_empty() {
                     reading.error(list.span, "this list of values is empty");
@@ -136,6 +138,19 @@ const OURS_UPSTREAM: [&str; 11] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+];
+
+/// What backends are told of a client's certificate: who may write it could be anybody. It may be
+/// removed.
+const CERTIFICATE: [&str; 8] = [
+    "client-cert",
+    "client-cert-chain",
+    "x-client-cert",
+    "x-client-cert-fingerprint",
+    "x-client-cert-issuer",
+    "x-client-cert-serial",
+    "x-client-cert-subject",
+    "x-client-verify",
 ];
 
 /// Reads the value of a field.

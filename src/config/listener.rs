@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::client_auth::ClientAuth;
 use super::diagnostic::{Span, quoted};
 use super::grammar::{LISTENER, LISTENER_TLS};
 use super::reading::{Reading, shown};
@@ -24,6 +25,8 @@ pub struct Listener {
     pub alpn: Vec<Alpn>,
     /// Default 1.2. Present on http listeners too, where it has no effect and cannot be written.
     pub min_tls_version: TlsVersion,
+    /// Client certificates, where the site does not say otherwise. Default: nobody is asked.
+    pub client_auth: Option<ClientAuth>,
     /// Length of the kernel's accept queue. Default 4096.
     pub backlog: u32,
     /// Queue length of TCP Fast Open (RFC 7413); `None` leaves it off. Linux only.
@@ -106,7 +109,7 @@ impl Listener {
         let words = [("http", Protocol::Http), ("https", Protocol::Https)];
         let protocol = keys.choice("protocol", &words);
         let alpn = keys.choices("alpn", &[("h2", Alpn::H2), ("http/1.1", Alpn::Http1)]);
-        let min_tls_version = keys.section("tls", read_min_version);
+        let tls = keys.section("tls", Tls::read);
         if let (Some(Protocol::Http), Some(span)) = (protocol, keys.span_of("tls")) {
             keys.reading.error_hint(
                 span,
@@ -131,7 +134,8 @@ impl Listener {
             bind,
             protocol: protocol?,
             alpn: if alpn.is_empty() { default_alpn(protocol?) } else { alpn },
-            min_tls_version: min_tls_version?,
+            min_tls_version: tls.as_ref()?.min_version,
+            client_auth: tls?.client_auth,
             backlog: backlog?,
             tcp_fast_open,
             keepalive: keepalive?,
@@ -163,12 +167,24 @@ fn check_alpn(alpn: &[Alpn], protocol: Option<Protocol>, span: Span, reading: &m
     }
 }
 
-fn read_min_version(map: &Map, reading: &mut Reading) -> Option<TlsVersion> {
-    let mut keys = map.keys(&LISTENER_TLS, reading);
-    let version =
-        keys.choice("min_version", &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)]);
-    keys.finish();
-    version
+/// `tls:` of a listener.
+struct Tls {
+    min_version: TlsVersion,
+    client_auth: Option<ClientAuth>,
+}
+
+impl Tls {
+    fn read(map: &Map, reading: &mut Reading) -> Option<Self> {
+        let faults = reading.faults.error_count();
+        let mut keys = map.keys(&LISTENER_TLS, reading);
+        let min_version =
+            keys.choice("min_version", &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)]);
+        let client_auth = keys.read("client_auth", ClientAuth::read);
+        keys.finish();
+        // A rule that could not be read is not one that is not there.
+        (reading.faults.error_count() == faults)
+            .then_some(Self { min_version: min_version?, client_auth: client_auth.flatten() })
+    }
 }
 
 #[expect(clippy::option_option, reason = "outer: whether it could be read; inner: the setting")]

@@ -163,7 +163,7 @@ fn read_root(map: &Map, reading: &mut Reading) -> Option<Config> {
         }
         listeners => listeners,
     };
-    keys.reading.know_protocols(listeners.as_deref().unwrap_or_default());
+    keys.reading.know_listeners(listeners.as_deref().unwrap_or_default());
     let upstreams = keys.read("upstreams", upstream::read_all);
     let certificates = keys.read("certificates", certificate::read_all);
     keys.reading.know_certificates(certificates.as_deref().unwrap_or_default());

@@ -6,6 +6,7 @@
 pub mod acme;
 pub mod acme_event;
 pub mod certificate;
+pub mod client_auth;
 pub mod effective;
 pub mod filter;
 pub mod health;

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::certificate::Certificate;
+use super::client_auth::Served;
 use super::diagnostic::{Diagnostics, Span, quoted};
-use super::listener::{Listener, Protocol};
+use super::listener::Listener;
 use super::nearest::nearest;
 use super::tree::{Node, Scalar};
 use super::upstream::Upstream;
@@ -39,8 +40,8 @@ pub(super) struct Reading {
     pub(super) url_pools: Vec<Upstream>,
     /// Where each of those is, by its name.
     pub(super) url_index: HashMap<Arc<str>, usize>,
-    /// What each listener speaks; `None` for one that could not be read.
-    pub(super) protocols: Vec<Option<Protocol>>,
+    /// What each listener speaks, and whether it asks for client certificates.
+    pub(super) served: Vec<Served>,
 }
 
 impl Reading {
@@ -58,15 +59,18 @@ impl Reading {
             has_dns: false,
             url_pools: Vec::new(),
             url_index: HashMap::new(),
-            protocols: Vec::new(),
+            served: Vec::new(),
         }
     }
 
-    /// Takes what the listeners that could be read speak.
-    pub(super) fn know_protocols(&mut self, listeners: &[Listener]) {
-        let by_name: HashMap<&str, Protocol> =
-            listeners.iter().map(|listener| (&*listener.name, listener.protocol)).collect();
-        self.protocols = self.listeners.iter().map(|name| by_name.get(name).copied()).collect();
+    /// Takes what the listeners that could be read speak and ask for.
+    pub(super) fn know_listeners(&mut self, listeners: &[Listener]) {
+        let mode = |listener: &Listener| listener.client_auth.as_ref().map(|auth| auth.mode);
+        let by_name: HashMap<&str, _> = listeners
+            .iter()
+            .map(|listener| (&*listener.name, (listener.protocol, mode(listener))))
+            .collect();
+        self.served = self.listeners.iter().map(|name| by_name.get(name).copied()).collect();
     }
 
     /// Takes the names of the certificates that could be read.

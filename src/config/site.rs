@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use super::client_auth::{self, SiteClientAuth};
 use super::diagnostic::{Span, quoted};
 use super::filter::{self, FilterUse};
 use super::grammar::SITE;
@@ -29,6 +30,8 @@ pub struct Site {
     pub certificate: SiteCertificate,
     /// Default `redirect`.
     pub https: HttpsPolicy,
+    /// Default: the rules of its listeners.
+    pub client_auth: SiteClientAuth,
     /// Default `refuse`.
     pub encoded_slashes: EncodedSlashes,
     /// Run for every route of the site, before the route's own.
@@ -99,6 +102,7 @@ impl Site {
         if let (Some(span), Some(https)) = (keys.span_of("https"), https) {
             check_policy(https, kinds, span, keys.reading);
         }
+        let client_auth = read_client_auth(&mut keys, https, &listeners);
         let encoded_slashes = keys.choice(
             "encoded_slashes",
             &[("refuse", EncodedSlashes::Refuse), ("pass", EncodedSlashes::Pass)],
@@ -121,6 +125,7 @@ impl Site {
             listeners,
             certificate: certificate?,
             https: https?,
+            client_auth: client_auth?,
             encoded_slashes: encoded_slashes?,
             filters,
             routes: routes.into_iter().map(|route| route.checked).collect(),
@@ -148,6 +153,20 @@ fn read_listeners(keys: &mut Keys<'_, '_>) -> Vec<usize> {
         Some(_) => listeners,
         None => keys.reading.listeners.use_all(),
     }
+}
+
+fn read_client_auth(
+    keys: &mut Keys<'_, '_>,
+    https: Option<HttpsPolicy>,
+    listeners: &[usize],
+) -> Option<SiteClientAuth> {
+    let is_written = keys.span_of("client_auth").is_some();
+    let own = keys.read("client_auth", SiteClientAuth::read);
+    let own = if is_written { own } else { Some(SiteClientAuth::Inherit) };
+    let served = |index: &usize| keys.reading.served.get(*index).copied().flatten();
+    let served: Vec<_> = listeners.iter().map(served).collect();
+    client_auth::check_site(keys, own.as_ref(), https, &served);
+    own
 }
 
 /// The routes as written, and `upstream:` as the last one.
@@ -215,7 +234,7 @@ struct Kinds {
 
 impl Kinds {
     fn of(listeners: &[usize], reading: &Reading) -> Self {
-        let kind = |index: &usize| reading.protocols.get(*index).copied().flatten();
+        let kind = |index: &usize| Some((*reading.served.get(*index)?)?.0);
         let kinds: Vec<Option<Protocol>> = listeners.iter().map(kind).collect();
         Self {
             has_https: kinds.contains(&Some(Protocol::Https)),

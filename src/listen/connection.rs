@@ -23,7 +23,7 @@ use crate::proxy::engine::Engine;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{HandshakeFault, ListenerMetrics};
 use crate::tls::transport::Downstream as Transport;
-use crate::tls::{CertStore, Handshake, ServerConfig};
+use crate::tls::{CertStore, Handshake, Terms};
 
 /// What every connection of one listener is served with.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct Door {
     /// What requests know of it.
     pub facts: Arc<ListenerFacts>,
     /// For https: how handshakes go, and with which certificates.
-    pub tls: Option<(Arc<ServerConfig>, Arc<CertStore>)>,
+    pub tls: Option<(Arc<Terms>, Arc<CertStore>)>,
     /// What its connections are served with.
     pub around: Arc<Surroundings>,
     /// What its connections count with.
@@ -125,7 +125,7 @@ async fn serve(
     let Some((peer, local)) = ends else { return };
     let (mut transport, tls) = match &door.tls {
         None => (Transport::Plain(stream), None),
-        Some((config, store)) => {
+        Some((terms, store)) => {
             match around.drain.run_until_cancelled(timeout_at(end, is_letter(&stream))).await {
                 Some(Ok(false)) => {}
                 Some(Ok(true)) => {
@@ -135,7 +135,12 @@ async fn serve(
                 Some(Err(_)) => return door.metrics.handshake_failed(HandshakeFault::Timeout),
                 None => return,
             }
-            let handshake = crate::tls::accept::accept(stream, Some(local.ip()), config, store);
+            let offer = |name: Option<&str>| {
+                let generation = around.engine.shared().current.load();
+                let offer = generation.offer(&door.facts, name, local.ip());
+                offer.unwrap_or_else(|| terms.default_offer())
+            };
+            let handshake = crate::tls::accept::accept(stream, Some(local.ip()), offer, store);
             let handshake = timeout_at(end, handshake);
             let Some((transport, tls)) = secured(handshake, door, peer, &around).await else {
                 return;
@@ -238,11 +243,16 @@ async fn secured(
         }
         Ok(Ok(Handshake::Client(accepted))) => {
             door.metrics.shook_hands(accepted.session.version);
-            let facts = TlsFacts { session: accepted.session, entry: accepted.entry };
+            let facts = TlsFacts::new(accepted.session, accepted.entry, accepted.proof);
             Some((Transport::Tls(Box::new(accepted.stream)), facts))
         }
         Ok(Err(error)) => {
-            tracing::debug!(%listener, client.address = %peer.ip(), %error, "failed a handshake");
+            tracing::debug!(
+                %listener,
+                client.address = %peer.ip(),
+                error = &error as &dyn std::error::Error,
+                "failed a handshake"
+            );
             door.metrics.handshake_failed(fault(&error));
             None
         }
@@ -258,6 +268,7 @@ async fn secured(
 fn fault(error: &crate::tls::AcceptError) -> HandshakeFault {
     match error {
         crate::tls::AcceptError::UnrecognizedName { .. } => HandshakeFault::UnrecognizedName,
+        crate::tls::AcceptError::Client(_) => HandshakeFault::ClientCertificate,
         crate::tls::AcceptError::Refused(_) => HandshakeFault::Refused,
         crate::tls::AcceptError::Io(_) => HandshakeFault::Closed,
     }

@@ -275,6 +275,7 @@ mod tests {
             protocol: Protocol::Http,
             alpn: vec![Alpn::Http1],
             min_tls_version: TlsVersion::V1_2,
+            client_auth: None,
             backlog: 16,
             tcp_fast_open: None,
             keepalive: Some(Duration::from_secs(60)),

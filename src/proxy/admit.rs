@@ -20,6 +20,7 @@ use super::generation::Generation;
 use super::reply::Reply;
 use super::trace::{RequestId, TraceContext};
 use super::{filtering, forward};
+use crate::config::client_auth::ClientAuthMode;
 use crate::config::process::Limits;
 use crate::config::route::Action;
 use crate::config::site::{HttpsPolicy, Site};
@@ -241,7 +242,7 @@ async fn challenge(
 }
 
 /// The site for `host` on the request's listener. On a connection with TLS it must be one that
-/// the served certificate stands for: with another one, other rules would have been negotiated.
+/// the served certificate stands for, and that asks of clients what was asked of this one.
 fn find_site(
     exchange: &mut Exchange,
     generation: &Generation,
@@ -252,10 +253,12 @@ fn find_site(
     // A reload has removed the listener; the request may be sent again over another connection.
     let listener = generation.listener(&connection.listener).ok_or(Failure::Misdirected)?;
     let site = generation.router.site(listener, host).ok_or(nowhere)?;
-    if let Some(tls) = &connection.tls
-        && !exchange.shared.certificates.serves(&tls.entry, host)
-    {
-        return Err(Failure::Misdirected);
+    if let Some(tls) = &connection.tls {
+        let is_meant = exchange.shared.certificates.serves(&tls.entry, host)
+            && tls.satisfies(generation.policy(listener, site));
+        if !is_meant {
+            return Err(Failure::Misdirected);
+        }
     }
     exchange.site = Some(site);
     Ok(site)
@@ -294,8 +297,19 @@ fn https_only(
             Ok(Some(redirect_to(StatusCode::PERMANENT_REDIRECT, &location)))
         }
         (HttpsPolicy::Only, _) if is_plain => Err(Failure::NotFound),
+        // Whatever a proxy in front says of its own connection.
+        _ if is_unproven(exchange, &generation.config.sites[site_index]) => {
+            Err(Failure::Misdirected)
+        }
         _ => Ok(None),
     }
+}
+
+/// Whether a site wants certificates of everybody, and the connection is one without TLS of ours, on
+/// which nobody has shown any.
+fn is_unproven(exchange: &Exchange, site: &Site) -> bool {
+    let is_plain = exchange.connection.as_deref().is_some_and(|it| it.tls.is_none());
+    is_plain && site.client_auth.own().is_some_and(|own| own.mode == ClientAuthMode::Require)
 }
 
 fn redirect_to(status: StatusCode, location: &HeaderValue) -> Reply {

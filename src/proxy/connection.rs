@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::certificate_fields::CertificateFields;
 use super::client::Client;
 use super::forwarded_values::ConnectionValues;
 use crate::net::proxy_protocol::Version;
-use crate::tls::{Entry, Session};
+use crate::tls::{ClientProof, Entry, Policy, Session};
 use crate::upstream::{Announcement, Announcer};
 
 /// A client connection.
@@ -57,6 +58,15 @@ pub struct TlsFacts {
     pub session: Session,
     /// The certificate that was served.
     pub entry: Arc<Entry>,
+    /// What the client has shown, where it was asked.
+    client: Option<Box<ClientFacts>>,
+}
+
+/// What a client that was asked has shown, and how backends are told.
+#[derive(Debug)]
+struct ClientFacts {
+    proof: ClientProof,
+    fields: CertificateFields,
 }
 
 /// What a client did that ends its exchange.
@@ -104,6 +114,41 @@ impl ListenerFacts {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
+    }
+}
+
+impl TlsFacts {
+    /// What requests need of a handshake.
+    #[must_use]
+    pub fn new(session: Session, entry: Arc<Entry>, proof: Option<ClientProof>) -> Self {
+        let client = proof.map(|proof| {
+            let fields = CertificateFields::new(proof.certificate());
+            Box::new(ClientFacts { proof, fields })
+        });
+        Self { session, entry, client }
+    }
+
+    /// Whether the client was asked for what a site under `policy` asks for, and has shown it.
+    #[must_use]
+    pub fn satisfies(&self, policy: Option<&Arc<Policy>>) -> bool {
+        match (&self.client, policy) {
+            (None, None) => true,
+            (Some(client), Some(policy)) => client.proof.satisfies(policy),
+            // Under other rules, stricter or not: the handshake is not the one of that site.
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// What backends are told of the client's certificate, where it was asked for one.
+    #[must_use]
+    pub fn certificate_fields(&self) -> Option<&CertificateFields> {
+        self.client.as_ref().map(|client| &client.fields)
+    }
+
+    /// Whom the client's certificate is for, by RFC 4514.
+    #[must_use]
+    pub fn client_subject(&self) -> Option<&str> {
+        Some(&self.client.as_ref()?.proof.certificate()?.subject)
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) enum Class {
     TraceState,
     /// A statement about the client that only a trusted proxy may make.
     Claim,
+    /// A statement about the client's certificate that nobody but us may make: proxies that are trusted
+    /// for addresses pass their clients' fields of these names on.
+    Certificate,
     /// Never goes to a backend: it is there to be mistaken for another field.
     Forbidden,
 }
@@ -41,8 +44,9 @@ const FOLDED_BYTES: usize = 48;
 pub(super) fn classify(name: &str) -> Class {
     let bytes = name.as_bytes();
     // No name that matters starts otherwise; most fields of a browser's request do.
-    if !matches!(bytes.first(), Some(b'c' | b'e'..=b'h' | b'k' | b'm' | b'p' | b't'..=b'x')) {
-        return Class::EndToEnd;
+    match bytes {
+        [b'c' | b'e'..=b'h' | b'k' | b'm' | b'p' | b't'..=b'x', ..] | [b's', b's', ..] => {}
+        _ => return Class::EndToEnd,
     }
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
     if bytes.iter().all(is_plain) {
@@ -138,6 +142,8 @@ fn known(name: &[u8]) -> Class {
         // CGI programs take `Proxy` for their HTTP_PROXY (CVE-2016-5385); the others replace the
         // path that routes and filters decided on.
         b"proxy" | b"x-original-url" | b"x-original-uri" | b"x-rewrite-url" => Class::Forbidden,
+        b"client-cert" | b"client-cert-chain" | b"x-client-verify" => Class::Certificate,
+        _ if name.starts_with(b"x-client-cert") => Class::Certificate,
         _ if is_claim(name) => Class::Claim,
         _ => Class::EndToEnd,
     }
@@ -172,11 +178,16 @@ fn is_claim(name: &[u8]) -> bool {
         | b"x-remote-ip"
         | b"x-scheme"
         | b"x-url-scheme" => true,
-        // The latter two are what IIS puts in front of Kestrel, a client's certificate included.
+        // IIS in front of Kestrel has the second and third, a client's certificate included; the others
+        // speak of certificates for nginx, HAProxy and load balancers.
         _ => {
             name.starts_with(b"x-forwarded-")
                 || name.starts_with(b"x-arr-")
                 || name.starts_with(b"ms-aspnetcore-")
+                || name.starts_with(b"ssl-client-")
+                || name.starts_with(b"x-ssl-")
+                || name.starts_with(b"x-tls-client-")
+                || name.starts_with(b"x-amzn-mtls-")
         }
     }
 }
@@ -200,6 +211,15 @@ mod tests {
             ("x-arr-clientcert", Class::Claim),
             ("front-end-https", Class::Claim),
             ("wl-proxy-client-ip", Class::Claim),
+            ("client-cert", Class::Certificate),
+            ("x-client-cert-anything", Class::Certificate),
+            ("x-client-verify", Class::Certificate),
+            ("client_cert", Class::Forbidden),
+            ("x_client-verify", Class::Forbidden),
+            ("ssl-client-s-dn", Class::Claim),
+            ("x-ssl-client-cert", Class::Claim),
+            ("x-amzn-mtls-clientcert", Class::Claim),
+            ("ssl_client_verify", Class::Forbidden),
             ("proxy", Class::Forbidden),
             ("x-original-url", Class::Forbidden),
             ("x_forwarded_for", Class::Forbidden),
@@ -212,6 +232,7 @@ mod tests {
             ("x_request_id", Class::Forbidden),
             ("accept", Class::EndToEnd),
             ("user-agent", Class::EndToEnd),
+            ("sec-fetch-site", Class::EndToEnd),
             ("x_custom", Class::EndToEnd),
             ("x-http-method-override", Class::EndToEnd),
             ("content-type", Class::EndToEnd),
@@ -248,6 +269,8 @@ mod tests {
             "x-forwarded-for",
             "x-real-ip",
             "x-request-id",
+            "client-cert",
+            "x-client-cert-subject",
             "set-cookie",
             "strict-transport-security",
             "cache-control",

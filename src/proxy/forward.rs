@@ -10,7 +10,8 @@
 //!
 //! # What a backend sees
 //! One `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`, `Forwarded`, `X-Request-Id` and
-//! `traceparent`, all ours, all saying the same. From a trusted proxy the other `X-Forwarded-*`
+//! `traceparent`, all ours, all saying the same, and what was verified of the client's certificate where
+//! it was asked for one. From a trusted proxy the other `X-Forwarded-*`
 //! and fields such as `X-Real-IP` pass, from everybody else they are dropped.
 //!
 //! # Cost
@@ -20,6 +21,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
+use super::certificate_fields::CertificateFields;
 use super::client::{
     Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
 };
@@ -55,6 +57,8 @@ pub struct Onward<'a> {
     pub upgrade: Option<&'a HeaderValue>,
     /// Whether the backend is spoken to in h2.
     pub is_h2: bool,
+    /// What it is told of the client's certificate, where the client was asked for one.
+    pub certificate: Option<&'a CertificateFields>,
 }
 
 /// Makes a client's fields those of our own request to the backend.
@@ -151,7 +155,7 @@ impl Found {
                 Class::Cookie => found.has_cookie = true,
                 Class::TraceState => found.has_tracestate = true,
                 Class::Claim if is_believed => {}
-                Class::Claim | Class::HopByHop | Class::Forbidden => {
+                Class::Claim | Class::HopByHop | Class::Forbidden | Class::Certificate => {
                     found.doomed.push(name.clone());
                 }
             }
@@ -271,6 +275,9 @@ fn identify(fields: &mut impl Fields, onward: &Onward<'_>) {
     }
     fields.insert(X_REQUEST_ID, onward.id.to_value());
     fields.insert(TRACEPARENT, onward.trace.to_value());
+    if let Some(certificate) = onward.certificate {
+        certificate.set(fields);
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +316,7 @@ mod tests {
             trace: &trace,
             upgrade: upgrade.as_ref(),
             is_h2: case.is_h2,
+            certificate: None,
         };
         request(&mut map, &onward);
         map
@@ -347,6 +355,19 @@ mod tests {
             "X-Original-Host",
             "Front-End-Https",
             "X-ARR-ClientCert",
+            "Client-Cert",
+            "client_cert",
+            "Client-Cert-Chain",
+            "X-Client-Verify",
+            "X_CLIENT_VERIFY",
+            "X-Client-Cert",
+            "X-Client-Cert-Subject",
+            "x.client.cert.subject",
+            "X-Client-Cert-San",
+            "X-SSL-Client-S-DN",
+            "ssl-client-verify",
+            "SSL_CLIENT_VERIFY",
+            "X-Amzn-Mtls-Clientcert-Leaf",
             "MS-ASPNETCORE-CLIENTCERT",
             "Proxy",
             "Forwarded",
@@ -376,6 +397,8 @@ mod tests {
             ("x-forwarded-host", "public.example"),
             ("x-forwarded-port", "8443"),
             ("x-forwarded-port", "80"),
+            ("client-cert", ":AAAA:"),
+            ("x-client-verify", "SUCCESS"),
             ("x-forwarded-prefix", "/app"),
             ("x_forwarded_prefix", "/forged"),
             ("x-original-url", "/admin"),
@@ -397,6 +420,7 @@ mod tests {
         assert_eq!(all(&map, "tracestate"), "vendor=1");
         assert!(all(&map, "traceparent").starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"));
         assert!(!map.contains_key("x_forwarded_prefix") && !map.contains_key("x-original-url"));
+        assert!(!map.contains_key("client-cert") && !map.contains_key("x-client-verify"));
     }
 
     #[test]
@@ -572,6 +596,7 @@ mod tests {
                 trace: &TraceContext::of(&client, &headers, &RequestId::random()),
                 upgrade: None,
                 is_h2: rng.bool(),
+                certificate: None,
             };
             request(&mut headers, &onward);
             for name in ["x-forwarded-for", "forwarded", "x-request-id", "traceparent"] {

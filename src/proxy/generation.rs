@@ -3,6 +3,7 @@
 //! Everything that depends on configuration alone is computed here, once; a request pins one
 //! generation and never sees another.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -10,8 +11,10 @@ use crate::config::listener::Protocol;
 use crate::config::route::Action;
 use crate::config::site::Site;
 use crate::filter::Chains;
+use crate::net::HostRef;
 use crate::route::Router;
 use crate::telemetry::Metrics;
+use crate::tls::{Offer, Policies, Policy, Terms};
 use crate::upstream::Pool;
 
 use super::connection::ListenerFacts;
@@ -31,6 +34,8 @@ pub struct Generation {
     pub chains: Chains,
     /// By index of [`Config::upstreams`].
     pub pools: Vec<Arc<Pool>>,
+    /// What its sites ask of clients.
+    pub policies: Policies,
     /// By index of [`Config::listeners`].
     listeners: Vec<BoundListener>,
     /// What its requests count with.
@@ -46,6 +51,8 @@ pub struct BoundListener {
     pub facts: Arc<ListenerFacts>,
     /// The port of its first socket.
     pub port: u16,
+    /// How its handshakes go; `None` on plain HTTP.
+    pub terms: Option<Arc<Terms>>,
 }
 
 /// What a site needs beyond its configuration.
@@ -58,13 +65,14 @@ struct SiteForm {
 }
 
 impl Generation {
-    /// Puts a configuration, its pools and its listeners together; it follows `previous`, whose filters
-    /// hand on what they have learnt.
+    /// Puts a configuration and what was made of it together; it follows `previous`, whose filters hand
+    /// on what they have learnt.
     #[must_use]
     pub fn new(
         previous: Option<&Self>,
         config: Config,
         pools: Vec<Arc<Pool>>,
+        policies: Policies,
         listeners: Vec<BoundListener>,
         metrics: &Metrics,
     ) -> Self {
@@ -74,7 +82,7 @@ impl Generation {
         let chains = Chains::new(&config, previous.map(|previous| &previous.chains));
         let form = |site| SiteForm::new(&config, site, &listeners);
         let sites = config.sites.iter().map(form).collect();
-        Self { number, config, router, chains, pools, listeners, handles, sites }
+        Self { number, config, router, chains, pools, policies, listeners, handles, sites }
     }
 
     /// The index of a listener in this configuration; `None` when it is not in it.
@@ -87,6 +95,32 @@ impl Generation {
     #[must_use]
     pub fn listeners(&self) -> &[BoundListener] {
         &self.listeners
+    }
+
+    /// How a handshake goes on a listener for the name that the client asks for, or the address that
+    /// it reached where it asks for none: by the policy of the site that a request for that host
+    /// would go to. `None` when the listener is not in this configuration.
+    #[must_use]
+    pub fn offer(
+        &self,
+        facts: &Arc<ListenerFacts>,
+        name: Option<&str>,
+        local: IpAddr,
+    ) -> Option<Offer> {
+        let listener = self.listener(facts)?;
+        let terms = self.listeners[listener].terms.as_ref()?;
+        let host = match name {
+            Some(name) => HostRef::parse_authority(name).ok().map(|(host, _)| host),
+            None => Some(HostRef::Address(local.to_canonical())),
+        };
+        let site = host.and_then(|host| self.router.site(listener, &host));
+        Some(terms.offer(self.policies.index_of(listener, site)))
+    }
+
+    /// What a site asks of clients on a listener; `None` asks for nothing.
+    #[must_use]
+    pub fn policy(&self, listener: usize, site: usize) -> Option<&Arc<Policy>> {
+        self.policies.of(listener, site)
     }
 
     /// The port to redirect plain HTTP to; `None` when the site has no https listener.

@@ -12,6 +12,7 @@
 pub mod accept;
 mod admit;
 mod answer;
+mod certificate_fields;
 pub mod client;
 pub mod connection;
 pub mod engine;

@@ -152,6 +152,7 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
         trace,
         upgrade: exchange.upgrade.as_ref(),
         is_h2,
+        certificate: connection.tls.as_ref().and_then(|tls| tls.certificate_fields()),
     };
     forward::request(request, &onward);
     let host = match &spec.host {

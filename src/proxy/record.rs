@@ -113,6 +113,7 @@ fn line(exchange: &Exchange, failure: Option<Failure>, total: Duration) {
         scheme: if connection.tls.is_some() { "https" } else { "http" },
         protocol: exchange.head.protocol,
         tls: connection.tls.as_ref().map(|tls| tls.session.version),
+        client_subject: connection.tls.as_ref().and_then(|tls| tls.client_subject()),
         user_agent: exchange.head.user_agent.as_ref().map(http::HeaderValue::as_bytes),
         status: match (exchange.answer.status, failure) {
             (0, Some(gone @ Failure::ClientGone)) => Some(gone.status().as_u16()),

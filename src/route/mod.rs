@@ -99,6 +99,7 @@ mod tests {
     use http::{HeaderMap, Method};
 
     use super::*;
+    use crate::config::client_auth::SiteClientAuth;
     use crate::config::route::{Action, Match, PathPattern, Rewrite, Route};
     use crate::config::site::{HttpsPolicy, SiteCertificate};
     use crate::net::path::{EncodedSlashes, canonical};
@@ -123,6 +124,7 @@ mod tests {
             listeners: listeners.to_vec(),
             certificate: SiteCertificate::None,
             https: HttpsPolicy::Both,
+            client_auth: SiteClientAuth::Inherit,
             encoded_slashes: EncodedSlashes::Refuse,
             filters: Vec::new(),
             routes: prefixes.iter().map(route).collect(),

@@ -155,11 +155,13 @@ pub enum HandshakeFault {
     Timeout,
     /// The client spoke plain HTTP.
     PlainHttp,
+    /// The client has shown no certificate though one is required, or one that does not count.
+    ClientCertificate,
 }
 
 /// The words for [`HandshakeFault`].
-const HANDSHAKE_FAULTS: [&str; 5] =
-    ["unrecognized_name", "refused", "closed", "timeout", "plain_http"];
+const HANDSHAKE_FAULTS: [&str; 6] =
+    ["unrecognized_name", "refused", "closed", "timeout", "plain_http", "client_certificate"];
 
 /// What came of the PROXY header that a connection had to begin with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -448,6 +450,8 @@ mod tests {
         assert_eq!(HANDSHAKE_FAULTS[HandshakeFault::Closed as usize], "closed");
         assert_eq!(ProxyHeader::Unlisted.as_str(), "unlisted");
         assert_eq!(ProxyHeader::Closed.as_str(), "closed");
+        let last = HandshakeFault::ClientCertificate as usize;
+        assert_eq!(HANDSHAKE_FAULTS[last], "client_certificate");
         let listener = Arc::new(ListenerMetrics::default());
         drop(listener.accept());
         listener.refuse();

@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use rustls::server::{Acceptor, ClientHello};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::listener::Alpn;
 use crate::net::{Host, HostName};
 use crate::tls::challenge::probed;
+use crate::tls::client_auth::ClientProof;
 use crate::tls::resolver::Pinned;
-use crate::tls::server_config::from_wire;
+use crate::tls::server_config::{Offer, from_wire};
 use crate::tls::store::{CertStore, Entry};
 
 /// An encrypted stream from a client.
@@ -46,6 +47,8 @@ pub struct Accepted<IO> {
     pub entry: Arc<Entry>,
     /// What was agreed on.
     pub session: Session,
+    /// What the client has shown, where it was asked.
+    pub proof: Option<ClientProof>,
 }
 
 /// What a handshake agreed on.
@@ -72,6 +75,9 @@ pub enum AcceptError {
         /// What it asked for.
         name: Option<String>,
     },
+    /// The client has shown no certificate though one is required, or one that does not count.
+    #[error("the client's certificate was refused")]
+    Client(#[source] rustls::Error),
     /// What came is not TLS, or nothing in it is acceptable; the client has been told.
     #[error("the handshake was refused")]
     Refused(#[source] rustls::Error),
@@ -83,14 +89,15 @@ pub enum AcceptError {
 /// Performs the handshake on `io` with the certificate that `store` has for it: that of an
 /// outstanding challenge for a client that asks for one, else one of its table.
 ///
-/// `local` is the address the client reached; it decides when the client names no host.
+/// `local` is the address the client reached; it decides when the client names no host. `offer` says
+/// how the handshake goes for the name that the client asks for.
 ///
 /// # Errors
 /// [`AcceptError`]; where the protocol allows it the client has been sent an alert.
 pub async fn accept<IO>(
     io: IO,
     local: Option<IpAddr>,
-    config: &Arc<ServerConfig>,
+    offer: impl FnOnce(Option<&str>) -> Offer,
     store: &CertStore,
 ) -> Result<Handshake<IO>, AcceptError>
 where
@@ -121,10 +128,36 @@ where
         refuse_name(started.io).await;
         return Err(AcceptError::UnrecognizedName { name });
     };
-    let pinned = pin(config, &entry);
-    let stream = started.into_stream(pinned).await.map_err(AcceptError::from_io)?;
-    let session = Session::of(stream.get_ref().1);
-    Ok(Handshake::Client(Accepted { stream, entry, session }))
+    let Offer { config, policy } = offer(started.client_hello().server_name());
+    let shaken = started.into_stream(pin(&config, &entry)).into_fallible().await;
+    let mut stream = match shaken {
+        Ok(stream) => stream,
+        Err((error, io)) => {
+            let error = AcceptError::from_io(error);
+            if matches!(error, AcceptError::Client(_)) {
+                linger(io).await;
+            }
+            return Err(error);
+        }
+    };
+    let connection = stream.get_ref().1;
+    let session = Session::of(connection);
+    let proof = |policy| ClientProof::new(policy, connection.peer_certificates(), session.resumed);
+    match policy.map(proof).transpose() {
+        Ok(proof) => Ok(Handshake::Client(Accepted { stream, entry, session, proof })),
+        Err(error) => {
+            let _ = stream.shutdown().await; // the handshake is over, and so is the time for alerts
+            Err(AcceptError::Client(error))
+        }
+    }
+}
+
+/// Reads what a client has sent on, for it takes itself for admitted until it reads the alert, and a
+/// socket that is closed with bytes unread takes the alert back.
+async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO) {
+    const MOST: u64 = 64 * 1024;
+    let _ = io.shutdown().await;
+    let _ = tokio::io::copy(&mut io.take(MOST), &mut tokio::io::sink()).await;
 }
 
 /// The one place that decides on a certificate in service, from a ClientHello.
@@ -154,6 +187,11 @@ impl AcceptError {
     /// tokio-rustls hides rustls' errors in I/O errors.
     fn from_io(error: io::Error) -> Self {
         match error.downcast::<rustls::Error>() {
+            Ok(
+                error @ (rustls::Error::InvalidCertificate(_)
+                | rustls::Error::InvalidCertRevocationList(_)
+                | rustls::Error::NoCertificatesPresented),
+            ) => Self::Client(error),
             Ok(error) => Self::Refused(error),
             Err(error) => Self::Io(error),
         }
@@ -350,7 +388,8 @@ mod tests {
         let store = store([entry(&ca, &["a.test", "b.test"])]);
         let tickets = Tickets::new().unwrap();
         let build = |tickets| {
-            server_config::build(&listener(TlsVersion::V1_2), Arc::clone(&store), tickets).unwrap()
+            let listener = listener(TlsVersion::V1_2);
+            server_config::build(&listener, Arc::clone(&store), tickets, None).unwrap()
         };
         let mut servers = [
             Server::with(build(&tickets), Arc::clone(&store)).await,
@@ -377,7 +416,7 @@ mod tests {
         let store = store([entry(&ca, &["a.test"])]);
         let tickets = Tickets::new().unwrap();
         let config =
-            server_config::build(&listener(TlsVersion::V1_3), Arc::clone(&store), &tickets);
+            server_config::build(&listener(TlsVersion::V1_3), Arc::clone(&store), &tickets, None);
         let mut server = Server::with(config.unwrap(), store).await;
         let old = Arc::new(only(&ca, &rustls::version::TLS12));
         assert!(visit(&old, server.address, "a.test").await.is_err());

@@ -18,6 +18,7 @@ use crate::config::listener::{Alpn, BindAddress, Listener, Protocol, TlsVersion}
 use crate::net::{Host, HostPattern};
 use crate::tls::accept::{AcceptError, Handshake, Session, accept};
 use crate::tls::certificate::{Certificate, Source};
+use crate::tls::server_config::Offer;
 use crate::tls::store::{CertStore, Entry, Table};
 use crate::tls::ticket::Tickets;
 use crate::tls::unverified::Unverified;
@@ -122,6 +123,7 @@ pub(super) fn listener(min: TlsVersion) -> Listener {
         protocol: Protocol::Https,
         alpn: vec![Alpn::H2, Alpn::Http1],
         min_tls_version: min,
+        client_auth: None,
         backlog: 128,
         tcp_fast_open: None,
         keepalive: None,
@@ -141,7 +143,7 @@ impl Server {
     pub(super) async fn start(store: Arc<CertStore>) -> Self {
         let tickets = Tickets::new().unwrap();
         let config =
-            server_config::build(&listener(TlsVersion::V1_2), Arc::clone(&store), &tickets)
+            server_config::build(&listener(TlsVersion::V1_2), Arc::clone(&store), &tickets, None)
                 .unwrap();
         Self::with(config, store).await
     }
@@ -154,7 +156,8 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
                 let local = io.local_addr().unwrap().ip();
-                let accepted = accept(io, Some(local), &config, &store).await;
+                let offer = Offer { config: Arc::clone(&config), policy: None };
+                let accepted = accept(io, Some(local), |_| offer, &store).await;
                 let result = match accepted {
                     Ok(Handshake::Challenge(host)) => {
                         let _ = proofs.send(host);

@@ -13,18 +13,23 @@
 //! A session resumed at another site skips that site's own checks (CVE-2025-23419). rustls writes
 //! the server name into the ticket and refuses to resume under any other, or under none
 //! (`can_resume` in its `server/hs.rs`), so sites that differ in name are apart even though all
-//! listeners share one [`Tickets`]. What the name cannot tell apart are two listeners that serve
-//! one name under different rules: listeners that ask for client certificates need a `Tickets`
-//! of their own.
+//! listeners share one [`Tickets`]. What the name cannot tell apart is one name under different
+//! rules, at two listeners or before and after a reload: each rule about client certificates has
+//! keys apart.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::ProducesTickets;
 
-/// The process's ticket keys. Every listener of one rule set shares them, and a reload keeps them.
+/// Ticket keys. The process has one, which every listener shares and a reload keeps, and each rule
+/// about client certificates has one.
 #[derive(Clone, Debug)]
-pub struct Tickets(Arc<dyn ProducesTickets>);
+pub struct Tickets {
+    keys: Arc<dyn ProducesTickets>,
+    /// Those that were made apart, as long as they are used.
+    apart: Arc<Mutex<Vec<Weak<dyn ProducesTickets>>>>,
+}
 
 /// The system has no randomness for a key.
 #[derive(Debug, thiserror::Error)]
@@ -37,18 +42,35 @@ impl Tickets {
     /// # Errors
     /// [`TicketError`] when the system has no randomness.
     pub fn new() -> Result<Self, TicketError> {
-        Ok(Self(Ticketer::new()?))
+        Ok(Self { keys: Ticketer::new()?, apart: Arc::default() })
     }
 
-    /// Replaces the key if it is due. Handshakes do so too; without any, an old key would stay in
-    /// memory and open old tickets. Call it about once an hour.
+    /// Other keys, which open no ticket of these and whose tickets these do not open, rotated with
+    /// these.
+    ///
+    /// # Errors
+    /// [`TicketError`] when the system has no randomness.
+    pub(super) fn apart(&self) -> Result<Self, TicketError> {
+        let other = Self::new()?;
+        let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        apart.retain(|keys| keys.strong_count() > 0);
+        apart.push(Arc::downgrade(&other.keys));
+        Ok(other)
+    }
+
+    /// Replaces the key if it is due, here and apart. Handshakes do so too; without any, an old key
+    /// would stay in memory and open old tickets. Call it about once an hour.
     pub fn rotate(&self) {
         // The library rotates before it looks at a ticket; nothing is no ticket.
-        let _ = self.0.decrypt(&[]);
+        let _ = self.keys.decrypt(&[]);
+        let apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        for keys in apart.iter().filter_map(Weak::upgrade) {
+            let _ = keys.decrypt(&[]);
+        }
     }
 
     /// What rustls asks.
     pub(super) fn producer(&self) -> Arc<dyn ProducesTickets> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.keys)
     }
 }

@@ -45,7 +45,7 @@ async fn http_01_is_answered_before_redirects_and_filters_and_nothing_else_is() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_alpn_01_is_answered_by_the_https_listener() {
+async fn tls_alpn_01_is_answered_by_the_https_listener_whoever_else_is_asked_for_a_certificate() {
     let scene = Scene::new().await;
     let request = request(&["a.example.test", "b.example.test"], vec![Method::TlsAlpn01]);
     let issued = issue(&scene.issuer().await, &request).await;

@@ -19,10 +19,11 @@ use wardgate::proxy::generation::{BoundListener, Generation};
 use wardgate::task::Tasks;
 use wardgate::telemetry::Metrics;
 use wardgate::telemetry::access::AccessLog;
-use wardgate::tls::{CertStore, Table, Tickets, server_config};
+use wardgate::tls::{CertStore, Policies, Table, Terms, Tickets};
 
 /// A listener `web` for plain HTTP and one `secure` for https, before one site that turns
-/// everybody away: a filter denies, and plain HTTP is redirected.
+/// everybody away: a filter denies, plain HTTP is redirected, and https wants a certificate that
+/// nobody has.
 pub(crate) struct Inside {
     pub(crate) web: SocketAddr,
     pub(crate) secure: SocketAddr,
@@ -40,7 +41,7 @@ impl Inside {
             r#"
 listeners:
   web: {{ bind: "127.0.0.1:0", protocol: http }}
-  secure: {{ bind: "127.0.0.1:0", protocol: https }}
+  secure: {{ bind: "127.0.0.1:0", protocol: https, tls: {{ client_auth: {{ ca: ca.pem }} }} }}
 log: {{ access: {{ file: {log:?} }}, format: json }}
 sites:
   "*":
@@ -56,23 +57,30 @@ sites:
         let metrics = Arc::new(Metrics::new([], SystemTime::now()));
         let store = Arc::new(CertStore::new(Table::default()));
         let tickets = Tickets::new().unwrap();
+        let nobody = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), nobody.cert.pem()).unwrap();
+        let policies = Policies::load(&config, None, &tickets, SystemTime::now()).unwrap();
         let mut sockets = Vec::new();
         let mut bound = Vec::new();
-        for listener in &config.listeners {
+        for (index, listener) in config.listeners.iter().enumerate() {
             let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let facts = Arc::new(ListenerFacts::new(listener.name.clone()));
             let port = socket.local_addr().unwrap().port();
-            bound.push(BoundListener { facts: Arc::clone(&facts), port });
-            sockets.push((listener.clone(), socket, facts));
+            let terms = (listener.name == "secure").then(|| {
+                Arc::new(Terms::new(listener, index, &store, &tickets, &policies).unwrap())
+            });
+            bound.push(BoundListener { facts: Arc::clone(&facts), port, terms: terms.clone() });
+            sockets.push((listener.clone(), socket, facts, terms));
         }
         let access = Arc::new(AccessLog::open(&config.log).unwrap());
-        let generation = Arc::new(Generation::new(None, config, Vec::new(), bound, &metrics));
+        let generation = Generation::new(None, config, Vec::new(), policies, bound, &metrics);
+        let generation = Arc::new(generation);
         let shared =
             Arc::new(Shared::new(generation, Arc::clone(&store), access, Arc::clone(&metrics)));
         let engine = Arc::new(Engine::new(shared));
         let (close, connections) = (CancellationToken::new(), Tasks::new());
         let mut addresses = Vec::new();
-        for (listener, socket, facts) in sockets {
+        for (listener, socket, facts, terms) in sockets {
             addresses.push((listener.name.clone(), socket.local_addr().unwrap()));
             let around = Arc::new(Surroundings {
                 engine: Arc::clone(&engine),
@@ -80,10 +88,7 @@ sites:
                 tasks: connections.clone(),
                 drain: close.child_token(),
             });
-            let tls = (listener.name == "secure").then(|| {
-                let config = server_config::build(&listener, Arc::clone(&store), &tickets);
-                (config.unwrap(), Arc::clone(&store))
-            });
+            let tls = terms.map(|terms| (terms, Arc::clone(&store)));
             let metrics = metrics.listener(&listener.name);
             let door = Arc::new(Door { listener, facts, tls, around, metrics });
             connections

@@ -47,6 +47,8 @@ pub struct AccessRecord<'a> {
     pub protocol: &'static str,
     /// The client's version of TLS: `1.2` or `1.3`.
     pub tls: Option<&'static str>,
+    /// Whom the client's certificate is for, where it was asked for one and has shown it.
+    pub client_subject: Option<&'a str>,
     /// The user agent.
     pub user_agent: Option<&'a [u8]>,
     /// The status sent; `None` when the client left before there was one.
@@ -91,6 +93,7 @@ impl AccessRecord<'_> {
             scheme: "http",
             protocol: "1.1",
             tls: None,
+            client_subject: None,
             user_agent: None,
             status: None,
             error: None,
@@ -127,6 +130,9 @@ impl AccessRecord<'_> {
         fields.clipped(key!("url.path"), path_of(self.path), TARGET_BYTES);
         fields.key(key!("network.protocol.version")).text(self.protocol.as_bytes());
         fields.text_if(key!("tls.protocol.version"), self.tls);
+        if let Some(subject) = self.client_subject {
+            fields.clipped(key!("tls.client.subject"), subject.as_bytes(), WORD_BYTES);
+        }
         if let Some(agent) = self.user_agent {
             fields.clipped(key!("user_agent.original"), agent, WORD_BYTES);
         }
@@ -183,6 +189,9 @@ impl AccessRecord<'_> {
         fields.text_if(key!("error"), self.error);
         fields.key(key!("http")).text(self.protocol.as_bytes());
         fields.text_if(key!("tls"), self.tls);
+        if let Some(subject) = self.client_subject {
+            fields.clipped(key!("subject"), subject.as_bytes(), WORD_BYTES);
+        }
         fields.key(key!("in")).number(self.request_bytes);
         fields.key(key!("out")).number(self.response_bytes);
         fields.key(key!("listener")).text(self.listener.as_bytes());
@@ -320,6 +329,7 @@ mod tests {
             scheme: "https",
             protocol: "2",
             tls: Some("1.3"),
+            client_subject: Some("CN=ann,O=Example"),
             user_agent: Some(b"curl/8.5.0"),
             status: Some(200),
             error: None,
@@ -356,6 +366,7 @@ mod tests {
             "url.path": "/api/items",
             "network.protocol.version": "2",
             "tls.protocol.version": "1.3",
+            "tls.client.subject": "CN=ann,O=Example",
             "user_agent.original": "curl/8.5.0",
             "http.response.status_code": 200,
             "http.request.body.size": 12,
@@ -397,7 +408,7 @@ mod tests {
         assert_eq!(
             line(&full(), LogFormat::Text),
             "2026-07-01T12:00:00.123Z 203.0.113.9 GET https://app.example.com/api/items 200 \
-             13.001ms http=2 tls=1.3 in=12 out=3456 listener=secure site=app.example.com \
+             13.001ms http=2 tls=1.3 subject=\"CN=ann,O=Example\" in=12 out=3456 listener=secure site=app.example.com \
              route=/api pool=app endpoint=http://app-1:8080 server=10.0.0.7:8080 retries=1 \
              connect_ms=0.321 first_byte_ms=12.345 peer=2001:db8::1 agent=curl/8.5.0 \
              request_id=01J2ZX trace_id=0af7651916cd43dd8448eb211c80319c\n"

@@ -1,0 +1,283 @@
+//! Whose client certificates count, and which are revoked: the files of one rule.
+//!
+//! Every certificate and every list in them must be usable. A silent gap would show as refused
+//! clients, or as ones that are let in although they were revoked.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use x509_parser::error::X509Error;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::subject;
+use crate::config::client_auth::ClientAuth;
+use crate::tls::certificate::{NotACertificate, sha256, system_time};
+use crate::tls::contents::Contents;
+use crate::tls::pem::{self, LoadError};
+use crate::tls::provider;
+
+/// What the files of a rule say.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    /// Never empty.
+    pub(super) cas: Vec<Ca>,
+    /// The newest first, for of several lists of one CA the first counts.
+    pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
+    /// Stands for all of that.
+    pub(super) contents: [u8; 32],
+    /// What an operator should know.
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// A CA whose certificates count while it is valid.
+#[derive(Debug)]
+pub(super) struct Ca {
+    pub(super) der: CertificateDer<'static>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// Why the files of a rule cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthoritiesError {
+    /// A file cannot be read, or is no PEM.
+    #[error(transparent)]
+    File(#[from] LoadError),
+    /// A certificate in the `ca:` file is not one that can be trusted.
+    #[error("certificate {position} in {} cannot be trusted", path.display())]
+    Untrustable {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        position: usize,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// A `crl:` file holds no list.
+    #[error("{} holds no revocation list: it holds {found}", path.display())]
+    NoList {
+        /// The file.
+        path: PathBuf,
+        /// What it holds instead.
+        found: Contents,
+    },
+    /// A list is damaged, or of a kind that cannot be checked.
+    #[error("revocation list {position} in {} cannot be used", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        position: usize,
+        /// What is wrong with it.
+        source: VerifierBuilderError,
+    },
+    /// A list bears the name of a CA that has not signed it.
+    #[error("revocation list {position} in {} is not signed by {issuer}", path.display())]
+    Forged {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        position: usize,
+        /// The CA.
+        issuer: String,
+    },
+}
+
+/// What an operator should know about files that are used all the same.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// This CA is not valid now, so its certificates do not count.
+    CaNotValid(String),
+    /// This certificate is no CA's, so nobody but its owner can show one that it stands for.
+    NotACa(String),
+    /// The list of this CA is over since this moment, so its certificates do not count.
+    ListOver(String, SystemTime),
+    /// There are lists, but none of this CA, so its certificates do not count.
+    NoList(String),
+}
+
+impl Authorities {
+    /// Reads the files that `rule` names. Blocks.
+    pub(super) fn read(rule: &ClientAuth, now: SystemTime) -> Result<Self, AuthoritiesError> {
+        let mut warnings = Vec::new();
+        let cas = read_cas(&rule.ca, now, &mut warnings)?;
+        let mut lists = Vec::new();
+        for path in &rule.crl {
+            read_lists(path, &cas, now, &mut lists, &mut warnings)?;
+        }
+        lists.sort_by_key(|(this_update, _)| std::cmp::Reverse(*this_update));
+        let lists: Vec<_> = lists.into_iter().map(|(_, der)| der).collect();
+        if !lists.is_empty() {
+            warn_uncovered(&cas, &lists, &mut warnings);
+        }
+        let all = cas.iter().map(|ca| &*ca.der).chain(lists.iter().map(|list| &**list));
+        let contents = sha256(&all.flat_map(sha256).collect::<Vec<u8>>());
+        Ok(Self { cas, lists, contents, warnings })
+    }
+}
+
+impl Ca {
+    /// Whether its certificates count at `now`.
+    pub(super) fn is_valid(&self, now: SystemTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+}
+
+fn read_cas(
+    path: &Path,
+    now: SystemTime,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<Ca>, AuthoritiesError> {
+    let text = pem::read(path)?;
+    let mut cas = Vec::new();
+    for (index, der) in pem::certificates(path, &text)?.into_iter().enumerate() {
+        let position = index + 1;
+        let at = || path.to_owned();
+        let trusted = RootCertStore::empty().add(der.clone());
+        trusted.map_err(|source| AuthoritiesError::Untrustable { path: at(), position, source })?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| {
+            let source = NotACertificate::from(error);
+            LoadError::Certificate { path: at(), position, source }
+        })?;
+        let (validity, name) = (parsed.validity(), subject::rfc4514(parsed.subject()));
+        let (not_before, not_after) =
+            (system_time(validity.not_before), system_time(validity.not_after));
+        let is_ca = parsed.is_ca();
+        let ca = Ca { der, not_before, not_after };
+        if !ca.is_valid(now) {
+            warnings.push(Warning::CaNotValid(name));
+        } else if !is_ca {
+            warnings.push(Warning::NotACa(name));
+        }
+        cas.push(ca);
+    }
+    Ok(cas)
+}
+
+/// A list, and when it was made.
+type Dated = (i64, CertificateRevocationListDer<'static>);
+
+fn read_lists(
+    path: &Path,
+    cas: &[Ca],
+    now: SystemTime,
+    lists: &mut Vec<Dated>,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), AuthoritiesError> {
+    let text = pem::read(path)?;
+    let found: Vec<CertificateRevocationListDer<'static>> = match Contents::of(&text) {
+        Contents::Der => vec![text.into()],
+        found => {
+            let read: Result<Vec<_>, _> =
+                CertificateRevocationListDer::pem_slice_iter(&text).collect();
+            let read = read.map_err(|source| LoadError::Pem { path: path.to_owned(), source })?;
+            if read.is_empty() {
+                return Err(AuthoritiesError::NoList { path: path.to_owned(), found });
+            }
+            read
+        }
+    };
+    for (index, der) in found.into_iter().enumerate() {
+        let position = index + 1;
+        let at = || path.to_owned();
+        let unusable = |source| AuthoritiesError::List { path: at(), position, source };
+        check_list(&cas[0], &der).map_err(unusable)?;
+        let (_, parsed) = CertificateRevocationList::from_der(&der)
+            .map_err(|_| unusable(VerifierBuilderError::InvalidCrl(damaged())))?;
+        let issuer = subject::rfc4514(parsed.issuer());
+        if is_forged(&parsed, cas) {
+            return Err(AuthoritiesError::Forged { path: at(), position, issuer });
+        }
+        if let Some(end) = parsed.next_update().map(system_time)
+            && end < now
+        {
+            warnings.push(Warning::ListOver(issuer, end));
+        }
+        let this_update = parsed.last_update().timestamp();
+        lists.push((this_update, der));
+    }
+    Ok(())
+}
+
+fn damaged() -> rustls::CertRevocationListError {
+    rustls::CertRevocationListError::ParseError
+}
+
+/// Whether the library can check by the list: the reader of lists is private to its builder, which
+/// wants a CA, any.
+fn check_list(
+    ca: &Ca,
+    der: &CertificateRevocationListDer<'static>,
+) -> Result<(), VerifierBuilderError> {
+    let mut roots = RootCertStore::empty();
+    // It was added once already.
+    roots.add_parsable_certificates([ca.der.clone()]);
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider::provider());
+    builder.with_crls([der.clone()]).build().map(drop)
+}
+
+/// Whether a list bears the name of CAs of ours, and none of them has signed it. Of others, which are
+/// below ours, it shows in the handshake.
+fn is_forged(list: &CertificateRevocationList<'_>, cas: &[Ca]) -> bool {
+    let mut is_named = false;
+    for ca in cas {
+        let Ok((_, ca)) = X509Certificate::from_der(&ca.der) else { continue };
+        if ca.subject().as_raw() != list.issuer().as_raw() {
+            continue;
+        }
+        match list.verify_signature(ca.public_key()) {
+            Err(X509Error::SignatureVerificationError) => is_named = true,
+            // Algorithms that only the other library knows are left to it.
+            Ok(()) | Err(_) => return false,
+        }
+    }
+    is_named
+}
+
+/// Warns about CAs whose certificates are all refused, because no list speaks of them.
+fn warn_uncovered(
+    cas: &[Ca],
+    lists: &[CertificateRevocationListDer<'static>],
+    warnings: &mut Vec<Warning>,
+) {
+    let lists: Vec<_> =
+        lists.iter().filter_map(|der| CertificateRevocationList::from_der(der).ok()).collect();
+    for ca in cas {
+        let Ok((_, ca)) = X509Certificate::from_der(&ca.der) else { continue };
+        let is_its =
+            |list: &CertificateRevocationList<'_>| list.issuer().as_raw() == ca.subject().as_raw();
+        if !lists.iter().any(|(_, list)| is_its(list)) {
+            warnings.push(Warning::NoList(subject::rfc4514(ca.subject())));
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CaNotValid(ca) => {
+                write!(
+                    f,
+                    "the CA {ca} has expired or is not valid yet: its certificates are refused"
+                )
+            }
+            Self::NotACa(name) => write!(f, "{name} is no CA: it stands for its own owner alone"),
+            Self::ListOver(ca, end) => write!(
+                f,
+                "the revocation list of {ca} is over since {}: its certificates are refused",
+                httpdate::fmt_http_date(*end)
+            ),
+            Self::NoList(ca) => {
+                write!(f, "no revocation list is of {ca}: its certificates are refused")
+            }
+        }
+    }
+}
