@@ -9,6 +9,8 @@ mod admin;
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod client_auth;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod config_corpus;

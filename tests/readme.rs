@@ -20,6 +20,7 @@ const PAGES: &[&str] = &[
     "README.md",
     "SECURITY.md",
     "docs/certificates.md",
+    "docs/client-certificates.md",
     "docs/configuration.md",
     "docs/conformance.md",
     "docs/deploy.md",

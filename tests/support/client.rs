@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,17 +22,24 @@ pub(crate) struct Client {
     address: SocketAddr,
     host: String,
     ca: Option<PathBuf>,
+    /// The client's own certificate and key.
+    shown: Option<(PathBuf, PathBuf)>,
 }
 
 impl Client {
     /// Plain HTTP to `address`; the Host is the address until [`Client::host`] says otherwise.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), ca: None }
+        Self { address, host: address.to_string(), ca: None, shown: None }
     }
 
     /// HTTPS, trusting the CA of this PEM file only. The name in SNI is the host.
     pub(crate) fn tls(self, ca: &Path) -> Self {
         Self { ca: Some(ca.to_owned()), ..self }
+    }
+
+    /// The same with a certificate of its own, from PEM files.
+    pub(crate) fn showing(self, chain: &Path, key: &Path) -> Self {
+        Self { shown: Some((chain.to_owned(), key.to_owned())), ..self }
     }
 
     pub(crate) fn host(self, host: &str) -> Self {
@@ -109,7 +116,7 @@ impl Client {
     async fn shake_hands(&self, ca: &Path, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = self.host.rsplit_once(':').map_or(&*self.host, |(name, _)| name);
         let name = ServerName::try_from(name.to_owned()).expect("the host is a name or an address");
-        TlsConnector::from(Arc::new(trusting(ca))).connect(name, tcp).await
+        TlsConnector::from(Arc::new(trusting(ca, self.shown.as_ref()))).connect(name, tcp).await
     }
 }
 
@@ -259,7 +266,7 @@ impl Reply {
     }
 }
 
-fn trusting(ca: &Path) -> ClientConfig {
+fn trusting(ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(ca);
     for certificate in certificates.unwrap_or_else(|error| panic!("{}: {error}", ca.display())) {
@@ -268,5 +275,9 @@ fn trusting(ca: &Path) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    builder.expect("the provider has them").with_root_certificates(roots).with_no_client_auth()
+    let builder = builder.expect("the provider has them").with_root_certificates(roots);
+    let Some((chain, key)) = shown else { return builder.with_no_client_auth() };
+    let chain = CertificateDer::pem_file_iter(chain).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    builder.with_client_auth_cert(chain, key).unwrap()
 }

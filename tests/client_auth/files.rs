@@ -1,0 +1,225 @@
+//! The files of a rule: what they may hold, and what happens when they change.
+
+use std::fs;
+use std::process::Command;
+use std::time::SystemTime;
+
+use tempfile::TempDir;
+
+use super::Scene;
+use super::pki::{Authority, HOUR, pem_of};
+use crate::support::{Client, Connection, Program, field};
+
+/// A rule whose files are not whole is no reason to serve anybody without it (CVE-2026-27586).
+#[tokio::test]
+async fn files_that_cannot_be_used_stop_the_start() {
+    let directory = TempDir::new().unwrap();
+    let (ca, other) = (Authority::new("Clients"), Authority::new("Clients"));
+    let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
+    let pem = ca.pem();
+    let soon = SystemTime::now() + HOUR;
+    let crl = ca.crl(&[1], soon, 1);
+    write("ca.pem", pem.as_bytes());
+    write("empty", b"");
+    write("text", b"no certificate\n");
+    write("key", ca.client("ann").key.as_bytes());
+    write("cut", &pem.as_bytes()[..pem.len() / 2]);
+    write("damaged", pem.replace("MII", "MIA").as_bytes());
+    write("second", (pem.clone() + &pem.replace("MII", "MIA")).as_bytes());
+    write("der", &ca.client("ann").der);
+    write("crl.pem", pem_of("X509 CRL", &crl).as_bytes());
+    write("cut.crl", &crl[..crl.len() / 2]);
+    write("cut-pem.crl", &pem_of("X509 CRL", &crl).as_bytes()[..100]);
+    write("forged.crl", &other.crl(&[], soon, 2));
+    for (rule, wanted) in [
+        ("ca: absent", "cannot read"),
+        ("ca: .", "cannot read"),
+        ("ca: empty", "holds no certificate in PEM form: it holds nothing"),
+        ("ca: text", "holds no certificate in PEM form"),
+        ("ca: key", "it holds PRIVATE KEY"),
+        ("ca: cut", "is damaged"),
+        ("ca: damaged", "certificate 1 in "),
+        ("ca: second", "certificate 2 in "),
+        ("ca: der", "holds no certificate in PEM form: it holds binary data"),
+        ("ca: crl.pem", "it holds X509 CRL"),
+        ("ca: absent, mode: request", "cannot read"),
+        ("ca: ca.pem, crl: absent", "cannot read"),
+        ("ca: ca.pem, crl: empty", "holds no revocation list: it holds nothing"),
+        ("ca: ca.pem, crl: [crl.pem, ca.pem]", "holds no revocation list: it holds CERTIFICATE"),
+        ("ca: ca.pem, crl: cut.crl", "revocation list 1 in "),
+        ("ca: ca.pem, crl: cut-pem.crl", "is damaged"),
+        ("ca: ca.pem, crl: forged.crl", "is not signed by CN=Clients"),
+    ] {
+        for yaml in [
+            format!(
+                "  secure: {{ bind: \"127.0.0.1:0\", protocol: https, tls: {{ client_auth: {{ {rule} }} }} }}\n\
+                     sites:\n  a.test: {{ certificate: internal, routes: [ {{ respond: here }} ] }}\n"
+            ),
+            format!(
+                "  secure: {{ bind: \"127.0.0.1:0\", protocol: https }}\n\
+                     sites:\n  a.test: {{ certificate: internal, client_auth: {{ {rule} }}, routes: [ {{ respond: here }} ] }}\n"
+            ),
+        ] {
+            let file = directory.path().join("gateway.yaml");
+            fs::write(&file, format!("listeners:\n{yaml}storage: storage\nadmin: off\n")).unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_wardgate"));
+            command.arg("run").arg(&file).current_dir(directory.path());
+            let mut program = Program::start(&mut command);
+            let status = program.exit_status().await;
+            let told = program.stderr.to_string();
+            assert_eq!(status.code(), Some(1), "{rule}: {told}");
+            assert!(
+                told.contains(wanted) && told.contains("client_auth at line "),
+                "{rule}: {told}"
+            );
+            assert!(!told.contains("panicked"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_what_is_in_force_and_a_whole_one_is_put_in_force() {
+    let scene = Scene::start().await;
+    let ca = scene.path("clients.pem");
+    let old = fs::read(&ca).unwrap();
+    for broken in [&b""[..], b"half", &old[..old.len() / 2]] {
+        let before = scene.gateway.log().all().len();
+        fs::write(&ca, broken).unwrap();
+        scene
+            .gateway
+            .log()
+            .wait_for_count("rejections", 1 + count(&scene, before), |line| {
+                field(line, "message") == "rejected a configuration"
+            })
+            .await;
+        assert_eq!(scene.show("secure", "members.test", "", &[]).await, None);
+        assert_eq!(scene.show("secure", "members.test", "stranger", &[]).await, None);
+        assert_eq!(scene.show("secure", "members.test", "good", &[]).await, Some(200));
+    }
+    fs::remove_file(&ca).unwrap();
+    fs::write(&ca, scene.others.pem()).unwrap();
+    scene.gateway.reloaded(2).await;
+    assert_eq!(scene.show("secure", "members.test", "stranger", &[]).await, Some(200));
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, None);
+}
+
+/// Rejections among the first `lines` of the log.
+fn count(scene: &Scene, lines: usize) -> usize {
+    let log = scene.gateway.log().all();
+    let is_it = |line: &&serde_json::Value| field(line, "message") == "rejected a configuration";
+    log.iter().take(lines).filter(is_it).count()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_is_refused_from_then_on() {
+    let soon = SystemTime::now() + HOUR;
+    let scene = Scene::start_with(", crl: members.crl", |directory, clients| {
+        fs::write(directory.join("members.crl"), clients.crl(&[7], soon, 1)).unwrap();
+        for (name, serial) in [("one", 1_u64), ("seven", 7), ("nine", 9)] {
+            let leaf = clients.client_with(name, |it| it.serial_number = Some(serial.into()));
+            leaf.write(directory, name);
+        }
+    })
+    .await;
+    for (name, status) in [("one", Some(200)), ("nine", Some(200)), ("seven", None)] {
+        assert_eq!(scene.show("secure", "members.test", name, &[]).await, status, "{name}");
+    }
+    assert_eq!(
+        scene.show("strict", "open.test", "seven", &[]).await,
+        Some(200),
+        "a rule without lists knows nothing of it"
+    );
+    let mut one = connect(&scene, "one").await;
+    let mut nine = connect(&scene, "nine").await;
+    for connection in [&mut one, &mut nine] {
+        assert_eq!(ask(connection).await, 200);
+    }
+    // PEM this time, and with an older list behind the newer one.
+    let lists = [scene.clients.crl(&[7, 9], soon, 3), scene.clients.crl(&[], soon, 2)];
+    let text: String = lists.iter().rev().map(|list| pem_of("X509 CRL", list)).collect();
+    fs::write(scene.path("members.crl"), text).unwrap();
+    scene.gateway.reloaded(2).await;
+    assert_eq!(ask(&mut one).await, 200, "its certificate was verified anew");
+    assert_eq!(ask(&mut one).await, 200);
+    assert_eq!(ask(&mut nine).await, 421, "a connection that is open ends, too");
+    for (name, status) in [("one", Some(200)), ("nine", None), ("seven", None)] {
+        assert_eq!(scene.show("secure", "members.test", name, &[]).await, status, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_over_or_missing_refuses_instead_of_admitting() {
+    let now = SystemTime::now();
+    let scene = Scene::start_with(", crl: members.crl", |directory, clients| {
+        fs::write(directory.join("members.crl"), clients.crl(&[], now - HOUR, 1)).unwrap();
+    })
+    .await;
+    let warned = |part: &'static str| {
+        move |line: &serde_json::Value| {
+            field(line, "warning").as_str().is_some_and(|text| text.contains(part))
+        }
+    };
+    scene.gateway.wait_log(warned("the revocation list of CN=Clients is over")).await;
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, None);
+    let below = scene.clients.below("Below");
+    scene.write("below", &below.client("ann"));
+    let list = scene.clients.crl(&[], now + HOUR, 2);
+    fs::write(scene.path("members.crl"), &list).unwrap();
+    scene.gateway.reloaded(2).await;
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, Some(200));
+    assert_eq!(
+        scene.show("secure", "members.test", "below", &[]).await,
+        None,
+        "nothing is known of what the CA below has revoked"
+    );
+    let lists: String =
+        [list, below.crl(&[], now + HOUR, 1)].iter().map(|it| pem_of("X509 CRL", it)).collect();
+    fs::write(scene.path("members.crl"), lists).unwrap();
+    scene.gateway.reloaded(3).await;
+    assert_eq!(scene.show("secure", "members.test", "below", &[]).await, Some(200));
+    // A list of somebody else's leaves every certificate unknown.
+    fs::write(scene.path("members.crl"), scene.others.crl(&[], now + HOUR, 1)).unwrap();
+    scene.gateway.reloaded(4).await;
+    scene.gateway.wait_log(warned("no revocation list is of CN=Clients")).await;
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, None);
+}
+
+#[tokio::test]
+async fn a_ca_that_has_ended_admits_nobody() {
+    let now = SystemTime::now();
+    let scene = Scene::start().await;
+    let ended = Authority::with("Ended", |it| {
+        it.not_before = (now - 48 * HOUR).into();
+        it.not_after = (now - HOUR).into();
+    });
+    scene.write("ended", &ended.client("ann"));
+    let both = ended.pem() + &fs::read_to_string(scene.path("clients.pem")).unwrap();
+    fs::write(scene.path("clients.pem"), both).unwrap();
+    scene.gateway.reloaded(2).await;
+    scene
+        .gateway
+        .wait_log(|line| {
+            field(line, "warning").as_str().is_some_and(|it| it.contains("CN=Ended has expired"))
+        })
+        .await;
+    assert_eq!(scene.show("secure", "members.test", "ended", &[]).await, None);
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, Some(200));
+    fs::write(scene.path("clients.pem"), ended.pem()).unwrap();
+    scene.gateway.reloaded(3).await;
+    for name in ["ended", "good", ""] {
+        assert_eq!(scene.show("secure", "members.test", name, &[]).await, None, "{name:?}");
+    }
+}
+
+/// A connection for the members that shows the certificate of this name and stays.
+async fn connect(scene: &Scene, name: &str) -> Connection {
+    let (chain, key) = (scene.path(&format!("{name}.pem")), scene.path(&format!("{name}.key")));
+    let client = Client::new(scene.gateway.address("secure")).host("members.test");
+    let client = client.tls(scene.path("servers.pem").as_ref());
+    client.showing(chain.as_ref(), key.as_ref()).connect().await
+}
+
+async fn ask(connection: &mut Connection) -> u16 {
+    connection.send(b"GET / HTTP/1.1\r\nHost: members.test\r\n\r\n").await.unwrap();
+    connection.read_reply(false).await.unwrap().status
+}
