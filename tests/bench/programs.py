@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -16,12 +17,16 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def start(command, directory):
-    """Starts a program that ends at the latest with whoever started it. What it says goes to a file."""
+def start(command, directory, core=None, output=None):
+    """Starts a program that ends at the latest with whoever started it, on one `core` where one is
+    named. What it says goes to a file, what it prints to the file `output`, if anywhere."""
     said = pathlib.Path(directory, pathlib.Path(command[0]).name + ".err")
-    with said.open("ab") as errors:
+    printed = pathlib.Path(directory, output) if output else os.devnull
+    if core is not None:
+        command = ["taskset", "-c", str(core), *command]
+    with said.open("ab") as errors, open(printed, "ab") as prints:
         command = ["setpriv", "--pdeathsig", "TERM", *command]
-        process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(command, cwd=directory, stdout=prints, stderr=errors)
     process.said = said
     return process
 
@@ -62,6 +67,29 @@ def end(process):
         except ProcessLookupError:
             pass
     process.wait()
+
+
+def cpu_seconds(process):
+    """CPU time, user and system, of a program's processes so far, with those of theirs that ended."""
+    ticks = 0
+    for pid in family(process):
+        try:
+            ticks += sum(map(int, pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()[11:15]))
+        except OSError:
+            pass  # it has ended, and its parent counts it
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_kib(process):
+    """KiB of all its processes, what they share counted once."""
+    total = 0
+    for pid in family(process):
+        try:
+            text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue  # it has ended
+        total += int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)[1])
+    return total
 
 
 def markdown(head, rows):
