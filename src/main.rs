@@ -1,11 +1,12 @@
 //! The `wardgate` program.
 
+use std::alloc::{GlobalAlloc, Layout};
 use std::process::ExitCode;
 
-/// Requests allocate and free small pieces on several threads, which mimalloc does in less time
-/// than the systems' allocators.
+use libmimalloc_sys as mi;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 #[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the environment is changed"))]
 fn main() -> ExitCode {
@@ -15,4 +16,66 @@ fn main() -> ExitCode {
     #[cfg(not(target_os = "linux"))]
     let manager = wardgate::service::Manager::none();
     wardgate::cli::main(manager)
+}
+
+/// Requests allocate and free small pieces on several threads, which mimalloc does in less time
+/// than the systems' allocators.
+///
+/// The crate `mimalloc` asks for every piece by its alignment, which makes mimalloc allocate more than
+/// a piece of over 1 KiB needs and look for its beginning when it is freed. Blocks are aligned as much
+/// as anything here wants in any case.
+struct Allocator;
+
+impl Allocator {
+    /// Alignment of every block of at least this size (`MI_MAX_ALIGN_SIZE`).
+    const ALIGNED: usize = 16;
+
+    fn is_aligned(size: usize, align: usize) -> bool {
+        align <= Self::ALIGNED && align <= size
+    }
+}
+
+#[expect(unsafe_code, reason = "the trait is, and mimalloc is called through its C interface")]
+// SAFETY: blocks are mimalloc's, as large and aligned as was asked; null says that there are none.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        // SAFETY: any size and any power of two may be asked for.
+        unsafe {
+            if Self::is_aligned(size, align) {
+                mi::mi_malloc(size).cast()
+            } else {
+                mi::mi_malloc_aligned(size, align).cast()
+            }
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        // SAFETY: as above.
+        unsafe {
+            if Self::is_aligned(size, align) {
+                mi::mi_zalloc(size).cast()
+            } else {
+                mi::mi_zalloc_aligned(size, align).cast()
+            }
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
+        // SAFETY: the caller's block is one of the above.
+        unsafe { mi::mi_free(block.cast()) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let align = layout.align();
+        // SAFETY: the caller's block is one of the above.
+        unsafe {
+            if Self::is_aligned(size, align) {
+                mi::mi_realloc(block.cast(), size).cast()
+            } else {
+                mi::mi_realloc_aligned(block.cast(), size, align).cast()
+            }
+        }
+    }
 }
