@@ -19,6 +19,7 @@ const MAY_NAME_PINGORA: &[&str] = &[
     "src/upstream/peer.rs",
     "src/listen/connection.rs",
     "src/listen/http1.rs",
+    "src/listen/h2_transport.rs",
     "src/listen/http2.rs",
     "src/listen/loan.rs",
 ];

@@ -1,28 +1,21 @@
 //! The life of an HTTP/2 connection: its streams are served as tasks of their own.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{
     H2Accept, H2Options, HttpSession, default_h2_options, handshake,
 };
-use pingora_core::protocols::{
-    Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream,
-    TimingDigest, UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use pingora_core::protocols::{Digest, Stream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::connection::Surroundings;
-use super::frame_budget::FrameBudget;
+use super::h2_transport::H2Transport;
 use super::loan::digest;
 use crate::config::process::Limits;
 use crate::net::Alarm;
@@ -73,9 +66,9 @@ pub async fn serve(
 ) {
     let limits = around.limits();
     let flood = Arc::new(Notify::new());
-    let budget = FrameBudget::new(Instant::now());
-    let stream = H2Transport { transport, read, budget, flood: Some(Arc::clone(&flood)) };
-    let Some(mut streams) = greet(Box::new(stream), &limits, &around).await else { return };
+    let (stream, outlet) = H2Transport::new(transport, read, Arc::clone(&flood));
+    let greeting = greet(Box::new(stream), &limits, &around);
+    let Some(mut streams) = outlet.sending(greeting).await else { return };
     let mut serving = Serving {
         digest: Arc::new(Digest { proxy_digest: Some(digest(&connection)), ..Digest::default() }),
         connection,
@@ -87,8 +80,8 @@ pub async fn serve(
         malformed: 0,
         around,
     };
-    serving.run(&mut streams).await;
-    drop(streams);
+    outlet.sending(serving.run(&mut streams)).await;
+    drop((streams, outlet));
     // Whoever is not done by then is dropped with the set.
     let settled = async { while serving.tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(SETTLE, settled).await;
@@ -145,16 +138,21 @@ impl Serving {
     /// Takes streams until there can be no more. Polling for the next one is what drives the
     /// connection; nothing is lost when a branch beside it wins.
     async fn run(&mut self, streams: &mut Streams) {
+        // For as long as the connection: listening anew each time would take locks, one of which all
+        // connections share.
+        let (drain, flood) = (self.around.drain.clone(), Arc::clone(&self.flood));
+        let (mut drained, mut flooded) = (pin!(drain.cancelled()), pin!(flood.notified()));
         loop {
             let patience = if self.is_leaving { FAREWELL } else { self.limits.idle_timeout };
             let accepted = tokio::select! {
                 biased;
-                () = self.around.drain.cancelled(), if !self.is_leaving => {
+                () = drained.as_mut(), if !self.is_leaving => {
                     self.leave(streams);
                     continue;
                 }
-                () = self.flood.notified() => return self.calm(streams).await,
+                () = flooded.as_mut() => return self.calm(streams).await,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    while self.tasks.try_join_next().is_some() {}
                     self.idle.since = Instant::now();
                     continue;
                 }
@@ -213,107 +211,3 @@ impl Idle {
         poll_fn(|cx| self.alarm.poll(cx, deadline)).await;
     }
 }
-
-/// The client's bytes as the engine's h2 layer sees them.
-#[derive(Debug)]
-struct H2Transport {
-    transport: Transport,
-    /// Comes before what the transport brings.
-    read: BytesMut,
-    budget: FrameBudget,
-    /// Whom to tell that the budget is spent; taken when told. Nothing is read after that.
-    flood: Option<Arc<Notify>>,
-}
-
-impl H2Transport {
-    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.transport).poll_read(cx, buf);
-        }
-        let count = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-
-    fn raise_flood(&mut self) {
-        if let Some(flood) = self.flood.take() {
-            flood.notify_one();
-        }
-    }
-}
-
-impl AsyncRead for H2Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.flood.is_none() {
-            // The connection's loop has been told, and ends it.
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        ready!(this.poll_bytes(cx, buf))?;
-        if !this.budget.receive(&buf.filled()[before..], Instant::now) {
-            this.raise_flood();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for H2Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, buf))?;
-        if !this.budget.send(&buf[..written], Instant::now) {
-            this.raise_flood();
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for H2Transport {
-    async fn shutdown(&mut self) {}
-}
-
-impl UniqueID for H2Transport {
-    fn id(&self) -> UniqueIDType {
-        UniqueIDType::default()
-    }
-}
-
-impl Ssl for H2Transport {}
-
-impl GetTimingDigest for H2Transport {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for H2Transport {
-    fn get_proxy_digest(&self) -> Option<Arc<pingora_core::protocols::raw_connect::ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for H2Transport {
-    fn get_socket_digest(&self) -> Option<Arc<pingora_core::protocols::SocketDigest>> {
-        None
-    }
-}
-
-impl Peek for H2Transport {}

@@ -14,6 +14,7 @@
 pub mod connection;
 mod frame_budget;
 mod framing;
+mod h2_transport;
 mod head_gate;
 pub mod http1;
 pub mod http2;
