@@ -13,6 +13,7 @@ use super::attempt::{Attempt, Expired};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
 use super::wire::{Transport, Wire};
+use crate::net::Alarm;
 use crate::tls;
 
 /// Why no connection to an endpoint came about.
@@ -66,21 +67,27 @@ const SHORTAGE: [i32; 2] = [24, 23];
 #[cfg(windows)]
 const SHORTAGE: [i32; 2] = [10024, 10055];
 
-/// A connection for `attempt`: a waiting one, or a new one within `timeouts.connect` and what is
-/// left of the exchange's own time.
+/// A connection for `attempt` that was kept, if there is one.
+#[must_use]
+pub fn kept_wire(attempt: &Arc<Attempt>) -> Option<Wire> {
+    let max_idle = attempt.pool.spec().timeouts.pool_idle;
+    let announcement = attempt.announcement();
+    let (transport, alarm) =
+        attempt.endpoint().take_idle(Instant::now(), max_idle, announcement)?;
+    attempt.connected(true, std::time::Duration::ZERO);
+    Some(Wire::new(transport, alarm, Arc::clone(attempt)))
+}
+
+/// A new connection for `attempt` within `timeouts.connect` and what is left of the exchange's own
+/// time.
 ///
 /// # Errors
 /// [`DialFailure`], which is also recorded in the attempt.
-pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
+pub async fn new_wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     let started = Instant::now();
     let pool = &attempt.pool;
     let endpoint = attempt.endpoint();
     let announcement = attempt.announcement();
-    let max_idle = pool.spec().timeouts.pool_idle;
-    if let Some(transport) = endpoint.take_idle(started, max_idle, announcement) {
-        attempt.connected(true, std::time::Duration::ZERO);
-        return Ok(Wire::new(transport, Arc::clone(attempt)));
-    }
     let limit = started + pool.spec().timeouts.connect;
     let whole = attempt.exchange_deadline.filter(|end| *end < limit);
     let end = tokio::time::Instant::from_std(whole.unwrap_or(limit));
@@ -97,7 +104,7 @@ pub async fn wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     match outcome {
         Ok(transport) => {
             attempt.connected(false, started.elapsed());
-            Ok(Wire::new(transport, Arc::clone(attempt)))
+            Ok(Wire::new(transport, Alarm::default(), Arc::clone(attempt)))
         }
         Err(failure) => {
             let text = failure.to_string().into();

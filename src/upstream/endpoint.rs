@@ -10,6 +10,7 @@ use super::announcement::{Announcement, Owner};
 use super::health::Monitor;
 use super::wire::Transport;
 use crate::config::upstream::Server;
+use crate::net::Alarm;
 
 /// One address of one server of a pool.
 ///
@@ -42,6 +43,7 @@ struct State {
 #[derive(Debug)]
 struct Idle {
     transport: Transport,
+    alarm: Alarm,
     since: Instant,
     owner: Owner,
 }
@@ -111,14 +113,14 @@ impl Endpoint {
     }
 
     /// The most recently used connection that began with `announcement`, or with none, is still open
-    /// and younger than `max_idle`.
+    /// and younger than `max_idle`, and the alarm that it was used under.
     #[must_use]
     pub fn take_idle(
         &self,
         now: Instant,
         max_idle: Duration,
         announcement: Option<&Arc<Announcement>>,
-    ) -> Option<Transport> {
+    ) -> Option<(Transport, Alarm)> {
         loop {
             let mut candidate = {
                 let mut idle = self.lock_idle();
@@ -127,17 +129,19 @@ impl Endpoint {
             };
             let fresh = now.saturating_duration_since(candidate.since) < max_idle;
             if fresh && candidate.transport.is_quiet() {
-                return Some(candidate.transport);
+                return Some((candidate.transport, candidate.alarm));
             }
         }
     }
 
     /// Keeps a connection that began with `announcement`, or with none, for the next such request.
     /// When `limit` are kept already it is closed; of those that are somebody's the oldest is, whose
-    /// owner is the likeliest to be gone.
+    /// owner is the likeliest to be gone. Its `alarm` stays set, so that most requests get on without
+    /// touching the runtime's timers.
     pub fn keep(
         &self,
         transport: Transport,
+        alarm: Alarm,
         limit: usize,
         announcement: Option<&Arc<Announcement>>,
     ) {
@@ -148,7 +152,7 @@ impl Endpoint {
             return;
         }
         let oldest = is_full.then(|| idle.remove(0));
-        idle.push(Idle { transport, since: Instant::now(), owner });
+        idle.push(Idle { transport, alarm, since: Instant::now(), owner });
         drop(idle);
         // Closed while nobody waits for the list.
         drop(oldest);

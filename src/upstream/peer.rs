@@ -152,7 +152,11 @@ struct Dialer(Arc<Attempt>);
 #[async_trait]
 impl L4Connect for Dialer {
     async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<Stream> {
-        match dial::wire(&self.0).await {
+        if let Some(wire) = dial::kept_wire(&self.0) {
+            return Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into());
+        }
+        // In a box of its own: it takes kilobytes, and most requests get on without.
+        match Box::pin(dial::new_wire(&self.0)).await {
             Ok(wire) => Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into()),
             Err(text) => {
                 let etype = self.0.dial_failure().map_or(ErrorType::ConnectError, word);

@@ -75,13 +75,13 @@ const AHEAD_BYTES: usize = 2 << 20;
 const AHEAD_STEP: usize = 16 << 10;
 
 impl Wire {
-    /// Lends `transport` to `attempt`.
+    /// Lends `transport` to `attempt`. A new connection has a new `alarm`.
     #[must_use]
-    pub fn new(transport: Transport, attempt: Arc<Attempt>) -> Self {
+    pub fn new(transport: Transport, alarm: Alarm, attempt: Arc<Attempt>) -> Self {
         Self {
             transport: Some(transport),
             attempt,
-            alarm: Alarm::default(),
+            alarm,
             silent_since: None,
             ahead: Ahead::default(),
             flushes: 0,
@@ -293,8 +293,9 @@ impl Drop for Wire {
         }
         if let Some(transport) = self.transport.take() {
             let limit = self.attempt.pool.spec().limits.connections;
+            let alarm = std::mem::take(&mut self.alarm);
             let announcement = self.attempt.announcement();
-            self.attempt.endpoint().keep(transport, limit, announcement);
+            self.attempt.endpoint().keep(transport, alarm, limit, announcement);
         }
     }
 }
