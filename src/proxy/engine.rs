@@ -41,6 +41,8 @@ pub struct Engine {
     proxy: Arc<HttpProxy<Hooks>>,
     shared: Arc<Shared>,
     stopping: watch::Sender<bool>,
+    /// What the engine asks of every request's connection.
+    is_stopping: watch::Receiver<bool>,
 }
 
 /// How the engine's work on one session ended.
@@ -67,7 +69,8 @@ impl Engine {
         };
         let hooks = Hooks { shared: Arc::clone(&shared) };
         let proxy = Arc::new(http_proxy(&Arc::new(conf), hooks));
-        Self { proxy, shared, stopping: watch::Sender::new(false) }
+        let (stopping, is_stopping) = watch::channel(false);
+        Self { proxy, shared, stopping, is_stopping }
     }
 
     /// What all requests share.
@@ -84,8 +87,7 @@ impl Engine {
 
     /// Serves the request of `session` to its end.
     pub async fn serve(&self, session: ServerSession) -> Served {
-        let stopping = self.stopping.subscribe();
-        let work = self.proxy.process_new_http(session, &stopping);
+        let work = self.proxy.process_new_http(session, &self.is_stopping);
         match REQUEST.scope(RefCell::default(), Contained(work)).await {
             Ok(Some(_)) => Served::Kept,
             Ok(None) => Served::Done,
