@@ -56,7 +56,7 @@ async fn killed_again_and_again_while_it_reloads_nothing_is_lost() {
         let mut gateway = Gateway::start_in(directory, &yaml(round)).await;
         let ca = fs::read(gateway.ca()).unwrap();
         let token = fs::read(root.join("storage/admin/token")).unwrap();
-        let first = first.get_or_insert((ca.clone(), token.clone()));
+        let first = first.get_or_insert_with(|| (ca.clone(), token.clone()));
         assert!(*first == (ca, token), "round {round}: the CA and the token are the first ones");
         // Everything that was served before a kill is served after it, under the same CA.
         for site in 0..=round {
