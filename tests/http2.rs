@@ -430,6 +430,20 @@ async fn limits_of_the_head_hold_on_h2() {
 }
 
 #[tokio::test]
+async fn pieces_of_a_cookie_are_no_fields_of_their_own() {
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin.url(), "limits: { request_headers: 20 }").await;
+    let scenarios = [60, 90].map(|count| {
+        let get = request_with(1, "GET", "/", &vec![("cookie", "a=1"); count]);
+        scenario(&gateway, json!([{"request": get}, {"wait": "end", "stream": 1}]))
+    });
+    let results = Peer::results("h2_client.py", &scenarios).await;
+    let statuses = results.iter().map(|result| &result["streams"]["1"]["status"]);
+    assert_eq!(statuses.collect::<Vec<_>>(), [200, 431]);
+    assert_eq!(origin.received(1).await[0].values("cookie"), [vec!["a=1"; 60].join("; ")]);
+}
+
+#[tokio::test]
 async fn methods_and_schemes_pass_on_h2_as_they_do_on_http1() {
     let origin = Origin::start().await;
     let gateway = gateway(&origin.url(), "").await;

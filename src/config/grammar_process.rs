@@ -46,7 +46,7 @@ pub(super) static LIMITS: Section = Section {
             "request_headers",
             Count(1, 256),
             Text("100"),
-            "Number of header fields; more get 431.",
+            "Number of header fields, four pieces of a split h2 cookie being one; more get 431.",
         ),
         Key::new(
             "request_uri_bytes",
