@@ -151,6 +151,16 @@ const CLASSES: &[(&str, &str, Shown)] = &[
         ]),
     ),
     (
+        "a PROXY protocol header from whoever sends one",
+        "",
+        By(&[
+            "senders_that_are_not_listed_are_refused",
+            "a_connection_without_a_sound_header_is_closed",
+            "a_slow_header_is_cut_by_the_handshake_deadline",
+            "a_connection_begins_with_the_clients_address_and_serves_only_this_client",
+        ]),
+    ),
+    (
         "log injection",
         "",
         By(&[

@@ -82,6 +82,20 @@ const TRAPS: &[(&str, Shown)] = &[
         "256 fields and 1 MiB of head, always",
         By(&["heads_over_the_limits_are_refused", "limits_of_the_head_hold_on_h2"]),
     ),
+    (
+        "no PROXY protocol",
+        By(&[
+            "a_header_says_who_the_client_is_to_everybody_who_asks",
+            "a_header_that_came_in_goes_out",
+        ]),
+    ),
+    (
+        "its pool shares connections that began with somebody's PROXY header",
+        By(&[
+            "a_connection_begins_with_the_clients_address_and_serves_only_this_client",
+            "requests_of_several_clients_on_one_connection_do_not_share_either",
+        ]),
+    ),
     ("no HTTP/3", Not("the gateway offers none and announces none")),
     ("no 1xx on h2", By(&["a_client_of_h2_is_not_kept_waiting_by_100_continue"])),
     (

@@ -87,6 +87,90 @@ async fn no_fault_of_a_backend_reaches_another_request() {
     }
 }
 
+/// What a backend sends, what becomes of its connection then, and what the client is to see. In a
+/// response a space before a colon is taken away and a folded line joined (RFC 9112 §5.1, §5.2).
+const ANSWERS: [(&str, &str, Seen); 32] = [
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "keep",
+        Refused(502),
+    ),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok", "close", Refused(502)),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\nContent-Length: 2\r\n\r\nok",
+        "keep",
+        Refused(502),
+    ),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\nok", "keep", Cut),
+    (
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "close",
+        Refused(502),
+    ),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nok", "keep", Refused(502)),
+    (
+        "HTTP/1.1 200 OK\r\nX-A: 1\r\n folded\r\nContent-Length: 2\r\n\r\nok",
+        "keep",
+        Answer(200, "ok"),
+    ),
+    ("HTTP/1.1 200 OK\r\nX-A : 1\r\nContent-Length: 2\r\n\r\nok", "keep", Answer(200, "ok")),
+    ("HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 200 OK\r\nX-A: \0\r\nContent-Length: 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 099 Low\r\nContent-Length: 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 1000 High\r\nContent-Length: 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 OK\r\nContent-Length: 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "keep", Refused(502)),
+    ("HTTP/1.1 103 Early Hints\r\n\r\n", "close", Refused(502)),
+    ("HTTP/1.1 103 Early Hints\r\n\r\n", "reset", Refused(502)),
+    ("HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\n", "close", Refused(502)),
+    ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "close", Refused(502)),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nok\r\n0\r\n\r\n",
+        "keep",
+        Cut,
+    ),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nok\r\n0\r\n\r\n", "keep", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokay\r\n0\r\n\r\n", "keep", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "reset", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", "close", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "close", Cut),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=\"b;c\"\r\nok\r\n0;x\r\nX-T: 1\r\n\r\n",
+        "keep",
+        Answer(200, "ok"),
+    ),
+    ("HTTP/1.1 200 \r\ncontent-length:2\r\n\r\nok", "keep", Answer(200, "ok")),
+    (
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+        "keep",
+        Answer(200, "ok"),
+    ),
+    ("\r\n", "close", Refused(502)),
+];
+
+#[tokio::test]
+async fn what_no_backend_may_send_is_refused_or_read_in_one_way() {
+    let origin = Peer::start("raw_origin.py", &[]).await;
+    let gateway = front(&format!("servers: [\"http://{}\"]", origin.address())).await;
+    let client = gateway.client();
+    let mut checks = tokio::task::JoinSet::new();
+    for (answer, end, expected) in ANSWERS {
+        let client = client.clone();
+        let hex: String = answer.bytes().map(|byte| format!("{byte:02x}")).collect();
+        checks.spawn(async move {
+            let wrong = check(client.connect().await, &format!("hex/{hex}/{end}"), expected).await;
+            wrong.map(|wrong| format!("{answer:?}: {wrong}"))
+        });
+    }
+    let wrong: Vec<String> = checks.join_all().await.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(client.get("/ok").await.text(), "ok");
+}
+
 /// Sends a request for the fault and three more, and says what is wrong.
 async fn check(mut client: Connection, name: &str, expected: Seen) -> Option<String> {
     let body = if name.starts_with("early") { "x".repeat(1 << 20) } else { String::new() };
