@@ -71,10 +71,10 @@ def without_tls(target):
 
     async def end():
         server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
     server = loop.run_until_complete(asyncio.start_server(bridge, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)

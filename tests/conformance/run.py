@@ -52,7 +52,7 @@ BEGIN, END = "<!-- ./dev conformance writes from here -->", "<!-- to here -->"
 QUICK = ("h2_conformance", "h2_downgrade", "h1_parsing", "h1_desync")
 VERDICTS = ("pass", "strict", "fail", "none")
 # The order of the rows; what is not named here comes after them.
-ORDER = ("h2_conformance", "h2_abuse", "h2_downgrade", "h1_parsing", "h1_desync")
+ORDER = ("h2_conformance", "h2_abuse", "h2_downgrade", "h1_parsing", "h1_desync", "upstream_faults", "tls", "websocket", "grpc", "slow_clients")
 
 Case = collections.namedtuple("Case", "id verdict note")
 

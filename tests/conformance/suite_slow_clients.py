@@ -13,8 +13,8 @@ import programs
 
 TITLE = "Slow clients"
 ABOUT = """\
-slowhttptest opens 300 connections at once that send a header or a body, or take a response, as slowly as
-can be; deadlines for headers, gaps in bodies and idle connections are 4 s for every program. Within 15 s
+slowhttptest opens 300 connections at once that send a header or a body, or 100 that take a response, as
+slowly as can be; deadlines for headers, gaps in bodies and idle connections are 4 s for every program. Within 20 s
 the program has to have closed all of them, whatever trickles on them: its descriptors are counted, since a
 client that reads nothing does not see it. All the while a client beside it asks for a page every 50 ms
 on connections of its own, which has to come within 2 s. What is never silent for as long as
@@ -22,16 +22,16 @@ a gap may last is only ended by who minds rates."""
 NEEDS = ["slowhttptest"]
 
 DEADLINES = peers.Deadlines(header=4, body=4, idle=4)
-CONNECTIONS, GRANTED = 300, 15
-BODY = bytes(1 << 20)  # more than sockets and buffers hold
-# It sends 68 bytes a second, or reads 32.
+GRANTED = 20
+BODY = bytes(4 << 20)  # more than sockets and buffers hold
+# Connections, and the tool's options. It sends 68 bytes a second, or reads 32.
 ATTACKS = {
-    "header, a line each second": ("-H", "-i", "1"),
-    "header, a line each second, over TLS": ("-H", "-i", "1"),
-    "body, nothing of it": ("-B", "-i", "60", "-s", "65536"),
-    "body, some bytes each second": ("-B", "-i", "1", "-s", "65536"),
-    "response, not taken": ("-X", "-w", "256", "-y", "512", "-n", "60", "-z", "32"),
-    "response, some bytes each second": ("-X", "-w", "256", "-y", "512", "-n", "1", "-z", "32"),
+    "header, a line each second": (300, "-H", "-i", "1"),
+    "header, a line each second, over TLS": (300, "-H", "-i", "1"),
+    "body, nothing of it": (300, "-B", "-i", "60", "-s", "65536"),
+    "body, some bytes each second": (300, "-B", "-i", "1", "-s", "65536"),
+    "response, not taken": (100, "-X", "-w", "256", "-y", "512", "-n", "60", "-z", "32"),
+    "response, some bytes each second": (100, "-X", "-w", "256", "-y", "512", "-n", "1", "-z", "32"),
 }
 
 
@@ -39,7 +39,7 @@ def run(start):
     with Backend() as origin:
         for name, attack in ATTACKS.items():
             with start(backend=origin.address, deadlines=DEADLINES) as target:
-                yield from judged(name, target, attack)
+                yield from judged(name, target, *attack)
 
 
 class Backend(backend.Backend):
@@ -53,13 +53,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r
 PAGE, LONG = HEAD % 2 + b"ok", HEAD % len(BODY) + BODY
 
 
-def judged(name, target, attack):
+def judged(name, target, connections, *attack):
     scheme, address = ("https", target.tls) if "TLS" in name else ("http", target.http)
     before = sockets(target)
-    command = ["slowhttptest", *attack, "-c", CONNECTIONS, "-r", CONNECTIONS, "-l", GRANTED + 10]
+    command = ["slowhttptest", *attack, "-c", connections, "-r", connections, "-l", GRANTED + 10]
     command += ["-u", f"{scheme}://{address[0]}:{address[1]}/"]
     with Probe(target.http) as probe, running(command):
-        seconds, most, left = until_closed(target, before)
+        seconds, most, left = until_closed(target, before, connections)
     yield f"{name}: closed in time", verdict(left == 0), f"{left} of {most} left after {seconds:.0f} s"
     said = f"{probe.asked} requests, the slowest took {probe.slowest * 1000:.0f} ms"
     said += f"; {probe.failed[0]}" if probe.failed else ""
@@ -78,14 +78,14 @@ def running(command):
         programs.end(process)
 
 
-def until_closed(target, before):
+def until_closed(target, before, connections):
     """Seconds, and connections of the attack at their most and now. A tenth may be the probe's, or still to come."""
     began, most = time.monotonic(), 0
     while True:
         time.sleep(0.2)
         seconds, held = time.monotonic() - began, max(0, sockets(target) - before)
         most = max(most, held)
-        if most >= CONNECTIONS * 0.9 and held < CONNECTIONS * 0.1:
+        if most >= connections * 0.9 and held < connections * 0.1:
             return seconds, most, 0
         if seconds > GRANTED:
             return seconds, most, held

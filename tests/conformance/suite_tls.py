@@ -122,10 +122,10 @@ def compliance(said):
 
 
 def tool(command):
-    """Runs it, for two minutes at most, and returns what it said."""
+    """Runs it, for four minutes at most (one is usual), and returns what it said."""
     environment = {key: value for key, value in os.environ.items() if key != "DEBUG"}
     done = subprocess.run(
-        list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, env=environment
+        list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, env=environment
     )
     return done.stdout
 

@@ -1,10 +1,16 @@
 """A backend that breaks the rules at every stage of an answer, and what follows it."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import socket
+import ssl
 import time
 
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
 import h11
 import helper
 import peers
@@ -14,7 +20,7 @@ ABOUT = """\
 A scripted backend truncates, resets, falls silent, sends more than it said, two lengths, an unasked-for
 101, 200 times 103, or answers early. What was cut must not look whole, what cannot be understood has to
 become an error of the program's own, and three requests after each, on the same connection where it is
-kept, have to get their own answers. The deadlines for a silent backend are 2 s; 8 s are granted."""
+kept, have to get their own answers; over HTTP/1.1, and over TLS and h2. The deadlines for a silent backend are 2 s; 8 s are granted."""
 
 DEADLINES = peers.Deadlines(response=2)
 PATIENCE = 8
@@ -29,7 +35,7 @@ class Seen:
     body: bytes = b""
     end: str = ""  # "", or why there is no whole answer
     fields: tuple = ()
-    bytes: int = 0
+    is_over: bool = False
 
     def __str__(self):
         said = f"{self.status} {self.body[:20]!r}" if self.status else "no answer"
@@ -42,7 +48,8 @@ def whole(status, body):
 
 
 def refused(seen):
-    return 500 <= seen.status < 600 and not seen.end
+    """An error of its own; h2 can say so without an answer as well."""
+    return (500 <= seen.status < 600 and not seen.end) or seen.end.startswith("closed by a reset")
 
 
 def ended(seen):
@@ -133,9 +140,7 @@ class Client:
                 event = self.reader.next_event()
                 if event is h11.NEED_DATA:
                     self.socket.settimeout(max(0.01, end - time.monotonic()))
-                    got = self.socket.recv(65536)
-                    seen.bytes += len(got)
-                    self.reader.receive_data(got)
+                    self.reader.receive_data(self.socket.recv(65536))
                     continue
             except h11.RemoteProtocolError as error:
                 seen.end = "closed" if "closed" in str(error) else f"invalid: {error}"
@@ -160,10 +165,78 @@ class Client:
                 return seen
 
 
-def check(address, script, wanted):
+class H2Client:
+    """One connection of h2 over TLS; the library checks what comes."""
+
+    def __init__(self, target):
+        context = ssl.create_default_context(cafile=target.ca)
+        context.set_alpn_protocols(["h2"])
+        plain = socket.create_connection(target.tls, timeout=PATIENCE)
+        self.socket = context.wrap_socket(plain, server_hostname=target.host)
+        self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+        self.connection.initiate_connection()
+
+    def ask(self, method, path, body=b""):
+        stream = self.connection.get_next_available_stream_id()
+        head = [(":method", method), (":scheme", "https"), (":authority", peers.HOST), (":path", path)]
+        head += [("content-length", str(len(body)))] if body else []
+        self.connection.send_headers(stream, head, end_stream=not body)
+        seen, end = Seen(), time.monotonic() + PATIENCE
+        try:
+            while not seen.is_over:
+                body = self.send(stream, body)
+                self.socket.settimeout(max(0.01, end - time.monotonic()))
+                got = self.socket.recv(65536)
+                if not got:
+                    seen.end = "closed"
+                    break
+                for event in self.connection.receive_data(got):
+                    self.take(event, stream, seen)
+            if body and seen.is_over and not seen.end:
+                with contextlib.suppress(h2.exceptions.StreamClosedError):
+                    self.connection.reset_stream(stream)  # an early answer; the rest is not wanted
+        except TimeoutError:
+            seen.end = "nothing more in time"
+        except (OSError, h2.exceptions.ProtocolError) as error:
+            seen.end = f"closed or invalid: {error!r}"
+        # What a reset or an error of one stream leaves is a connection for the next.
+        is_kept = not seen.end or seen.end.startswith("closed by a reset")
+        return seen, is_kept
+
+    def send(self, stream, body):
+        """As much of the body as windows allow; returns the rest."""
+        while body:
+            size = min(self.connection.local_flow_control_window(stream), self.connection.max_outbound_frame_size)
+            if not size:
+                break
+            self.connection.send_data(stream, body[:size], end_stream=len(body) <= size)
+            body = body[size:]
+        self.socket.sendall(self.connection.data_to_send())
+        return body
+
+    def take(self, event, stream, seen):
+        if isinstance(event, h2.events.ConnectionTerminated):
+            seen.end, seen.is_over = f"closed with {event.error_code!r}", True
+        if getattr(event, "stream_id", None) != stream or seen.is_over:
+            return
+        if isinstance(event, h2.events.ResponseReceived):
+            seen.fields = tuple(event.headers)
+            seen.status = int(dict(event.headers)[b":status"])
+        elif isinstance(event, h2.events.DataReceived):
+            seen.body += event.data
+            with contextlib.suppress(h2.exceptions.StreamClosedError):
+                self.connection.acknowledge_received_data(event.flow_controlled_length, stream)
+        elif isinstance(event, h2.events.StreamEnded):
+            seen.is_over = True
+        elif isinstance(event, h2.events.StreamReset):
+            seen.end, seen.is_over = f"closed by a reset, {event.error_code!r}", True
+
+
+def check(connect, over, script, wanted):
     body = b"x" * (1 << 20) if script.startswith("early") else b""
     name = "an answer in HTTP/0.9" if script.startswith("hex") else script
-    client = Client(address)
+    name = f"{name}, over {over}"
+    client = connect()
     try:
         # A POST, so that nothing is tried again.
         seen, is_kept = client.ask("POST", f"/{script}", body)
@@ -172,13 +245,13 @@ def check(address, script, wanted):
         for number in range(1, 4):
             if not is_kept:
                 client.socket.close()
-                client = Client(address)
+                client = connect()
             was_kept = is_kept
             after, is_kept = client.ask("GET", f"/ok?{number}")
-            if was_kept and not after.bytes and after.end.startswith(("closed", "invalid")):
+            if was_kept and not after.status and after.end.startswith(("closed", "invalid")):
                 # Closed just now, as any server may: a client asks again.
                 client.socket.close()
-                client = Client(address)
+                client = connect()
                 after, is_kept = client.ask("GET", f"/ok?{number}")
             if not whole(200, b"ok")(after):
                 return name, "fail", f"{seen}; then, for request {number} after it: {after}"
@@ -189,6 +262,8 @@ def check(address, script, wanted):
 
 def run(start):
     with helper.serving("raw_origin.py") as origin, start(backend=origin.address, deadlines=DEADLINES) as target:
+        ways = {"HTTP/1.1": lambda: Client(target.http), "h2": lambda: H2Client(target)}
         # Several at a time, so that connections to the backend are taken over from each other.
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            yield from pool.map(lambda case: check(target.http, *case), CASES.items())
+            for over, connect in ways.items():
+                yield from pool.map(lambda case: check(connect, over, *case), CASES.items())
