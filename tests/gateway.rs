@@ -42,6 +42,8 @@ mod judges;
 #[cfg(test)]
 mod life_cycle;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod logs;
 #[cfg(test)]
 mod metrics;

@@ -12,6 +12,7 @@ use super::{Attempted, Desk, OrderStatus};
 use crate::config::listener::Protocol;
 use crate::config::site::{Site, SiteCertificate};
 use crate::proxy::generation::Generation;
+use crate::proxy::pressure::{Level, Pressure};
 use crate::tls::{Entry, Health, Origin};
 use crate::upstream::{EndpointStatus, Pool};
 
@@ -38,6 +39,8 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
         "last_reload": desk.last_reload.get().map(|last| last_reload(&last)),
         "connections": (desk.connections)(),
         "requests_in_flight": desk.shared.in_flight(),
+        "memory": memory(&desk.shared.pressure),
+        "descriptors_short": desk.shared.pressure.lacks_descriptors(),
         "listeners": listeners.collect::<Vec<_>>(),
         "sites": sites.collect::<Vec<_>>(),
         "pools": generation.pools.iter().map(|each| pool(each)).collect::<Vec<_>>(),
@@ -51,6 +54,17 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
 fn certificates_health(certificates: &[Arc<Entry>], now: SystemTime) -> Health {
     let all = certificates.iter().map(|entry| entry.health(now));
     all.max().unwrap_or(Health::Good)
+}
+
+/// Memory in use, its limit and what follows from both.
+fn memory(pressure: &Pressure) -> Value {
+    let (bytes, limit) = pressure.memory();
+    let level = match pressure.level() {
+        Level::Ease => "ease",
+        Level::Shed => "shedding",
+        Level::Refuse => "refusing",
+    };
+    json!({ "bytes": bytes, "limit": (limit > 0).then_some(limit), "level": level })
 }
 
 /// How a reload ended.

@@ -12,6 +12,7 @@ mod inputs;
 mod launch;
 mod lifetimes;
 mod listeners;
+mod overload;
 mod prepare;
 mod reload;
 mod running;
@@ -242,6 +243,8 @@ async fn start(
     let watch =
         lifetimes::watch(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("lifetimes", watch);
+    let watch = overload::watch(Arc::clone(&running.shared), running.background.stop_token());
+    running.background.spawn("overload", watch);
     Ok((running, requests))
 }
 

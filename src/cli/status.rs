@@ -23,6 +23,7 @@ pub(super) fn text(status: &Value) -> String {
         "  {} connections, {} requests in flight",
         status["connections"], status["requests_in_flight"]
     );
+    out += &shortage(status);
     out += &health(status);
     out += &last_reload(&status["last_reload"]);
     let listeners = rows(status, "listeners", |listener| {
@@ -40,6 +41,26 @@ pub(super) fn text(status: &Value) -> String {
     });
     out += &section("Certificates", certificates);
     out += &orders(status);
+    out
+}
+
+/// What the process is short of, and what follows.
+fn shortage(status: &Value) -> String {
+    let mut out = String::new();
+    let memory = &status["memory"];
+    let mebibytes = |value: &Value| value.as_u64().unwrap_or_default() >> 20;
+    let (used, limit) = (mebibytes(&memory["bytes"]), mebibytes(&memory["limit"]));
+    let what = match memory["level"].as_str() {
+        Some("shedding") => "requests get 503",
+        Some("refusing") => "requests get 503, connections are refused",
+        _ => "",
+    };
+    if !what.is_empty() {
+        let _ = writeln!(out, "  short of memory, {used} of {limit} MiB: {what}");
+    }
+    if status["descriptors_short"] == true {
+        out.push_str("  short of descriptors: idle connections are closed\n");
+    }
     out
 }
 
@@ -322,6 +343,20 @@ Orders
   c.test  blocked  visit a page, waits for a change
 ";
         assert!(seen.ends_with(wanted), "{seen}");
+    }
+
+    #[test]
+    fn a_shortage_is_shown_as_long_as_it_lasts() {
+        let seen = text(&json!({
+            "memory": { "bytes": 950 << 20, "limit": 1 << 30, "level": "shedding" },
+            "descriptors_short": true,
+        }));
+        let wanted = "  short of memory, 950 of 1024 MiB: requests get 503
+  short of descriptors: idle connections are closed
+";
+        assert!(seen.contains(wanted), "{seen}");
+        let seen = text(&json!({ "memory": { "bytes": 9, "limit": null, "level": "ease" } }));
+        assert!(!seen.contains("short"), "{seen}");
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub(super) static LIMITS: Section = Section {
             "Requests in flight; more get 503.",
         ),
         Key::new(
+            "memory",
+            Any(&[Choice(&["auto", "off"], &[]), One(S::Size)]),
+            Text("auto"),
+            "Memory of the process. From nine tenths of it on requests get 503 and idle connections are closed, beyond all of it new connections are refused. `auto`: nine tenths of the machine's, or of the container's.",
+        ),
+        Key::new(
             "handshake_timeout",
             One(S::Duration),
             Text("10s"),
@@ -59,6 +65,12 @@ pub(super) static LIMITS: Section = Section {
             One(S::Duration),
             Text("30s"),
             "Longest gap in a request's body.",
+        ),
+        Key::new(
+            "min_rate",
+            Any(&[Choice(&["off"], &[]), One(S::Speed)]),
+            Text("240B/s"),
+            "Slowest average at which a client may send a body or take a response while it keeps us waiting; judged once it has for as long as a gap may last.",
         ),
         Key::new(
             "idle_timeout",

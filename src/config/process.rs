@@ -25,6 +25,8 @@ pub struct Limits {
     pub connections_per_ip: usize,
     /// Requests in flight; more get 503. Default 10,000.
     pub requests: usize,
+    /// Memory of the process. Default [`MemoryLimit::Auto`].
+    pub memory: MemoryLimit,
     /// From accept to the end of the TLS handshake, with the PROXY header before it. Default 10 s.
     pub handshake_timeout: Duration,
     /// From a request's first byte to its head's end. Default 10 s.
@@ -37,11 +39,25 @@ pub struct Limits {
     pub request_uri_bytes: usize,
     /// Longest gap in a request's body. Default 30 s.
     pub request_body_timeout: Duration,
+    /// Bytes a second that a client sends of a body, or takes of a response, on average over the
+    /// time it keeps us waiting; `None` is no bound. Default 240.
+    pub min_rate: Option<u64>,
     /// Between requests, h1 and h2; also how long a client may take nothing of a response. Default
     /// 75 s.
     pub idle_timeout: Duration,
     /// Longest silence on WebSockets and other upgrades. Default 1 h.
     pub upgrade_idle_timeout: Duration,
+}
+
+/// How much memory the process may use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MemoryLimit {
+    /// Most of what the machine has, or the container may have.
+    Auto,
+    /// Whatever it takes.
+    Off,
+    /// So many bytes.
+    Bytes(u64),
 }
 
 /// `log:`.
@@ -119,12 +135,17 @@ impl Limits {
         let connections = keys.count("connections");
         let connections_per_ip = keys.count("connections_per_ip");
         let requests = keys.count("requests");
+        let memory = keys.read("memory", MemoryLimit::read);
         let handshake_timeout = keys.read("handshake_timeout", value::duration);
         let request_header_timeout = keys.read("request_header_timeout", value::duration);
         let request_header_bytes = keys.read("request_header_bytes", value::size);
         let request_headers = keys.count("request_headers");
         let request_uri_bytes = keys.read("request_uri_bytes", value::size);
         let request_body_timeout = keys.read("request_body_timeout", value::duration);
+        let min_rate = keys.read("min_rate", |node, reading| match node {
+            Node::Scalar(scalar) if &*scalar.text == "off" => Some(None),
+            _ => value::speed(node, reading).map(Some),
+        });
         let idle_timeout = keys.read("idle_timeout", value::duration);
         let upgrade_idle_timeout = keys.read("upgrade_idle_timeout", value::duration);
         if let (Some(head), Some(uri)) = (request_header_bytes, request_uri_bytes)
@@ -142,17 +163,43 @@ impl Limits {
             connections: connections?,
             connections_per_ip: connections_per_ip?,
             requests: requests?,
+            memory: memory?,
             handshake_timeout: handshake_timeout?,
             request_header_timeout: request_header_timeout?,
             request_header_bytes: request_header_bytes?,
             request_headers: request_headers?,
             request_uri_bytes: request_uri_bytes?,
             request_body_timeout: request_body_timeout?,
+            min_rate: min_rate?,
             idle_timeout: idle_timeout?,
             upgrade_idle_timeout: upgrade_idle_timeout?,
         })
     }
 }
+
+impl MemoryLimit {
+    fn read(node: &Node, reading: &mut Reading) -> Option<Self> {
+        match node {
+            Node::Scalar(scalar) if &*scalar.text == "auto" => Some(Self::Auto),
+            Node::Scalar(scalar) if &*scalar.text == "off" => Some(Self::Off),
+            _ => {
+                let bytes = value::bytes(node, MOST_MEMORY, reading)?;
+                if bytes < LEAST_MEMORY {
+                    let message = "the gateway alone needs more memory than that";
+                    reading.error_hint(node.span(), message, "at least 32MiB");
+                    return None;
+                }
+                Some(Self::Bytes(bytes))
+            }
+        }
+    }
+}
+
+/// Beyond what machines have.
+const MOST_MEMORY: value::Most = value::Most { bytes: 1 << 44, name: "16384GiB" };
+
+/// Below this it would refuse every request from the start. Bytes.
+const LEAST_MEMORY: u64 = 32 << 20;
 
 /// The engine that relays requests takes heads of less than 1 MiB.
 const LONGEST_HEAD: (usize, &str) = (1_000_000, "1MB");

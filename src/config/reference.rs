@@ -83,6 +83,7 @@ fn words(shape: &Shape) -> String {
             Scalar::Secret => "text, never shown",
             Scalar::Duration => "duration",
             Scalar::Size => "size",
+            Scalar::Speed => "size per second",
             Scalar::Boolean => "`true`, `false`",
             Scalar::Path => "path",
             Scalar::Storage => "path or URL",

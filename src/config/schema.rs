@@ -117,6 +117,7 @@ fn scalar(scalar: Scalar) -> Value {
         Scalar::Secret => json!({ "type": "string", "minLength": 1 }),
         Scalar::Duration => text("^[0-9]+(ms|s|m|h|d)$"),
         Scalar::Size => text("^[0-9]+(B|KiB|MiB|GiB|kB|KB|MB|GB)$"),
+        Scalar::Speed => text("^[0-9]+(B|KiB|MiB|GiB|kB|KB|MB|GB)/s$"),
         Scalar::Boolean => or_reference(json!({ "type": "boolean" })),
         Scalar::Address => text("^([0-9.]+|\\[[0-9A-Fa-f:.]+\\])?:[0-9]{1,5}$"),
         Scalar::Method => text("^[A-Z0-9!#$%&'*+.^_`|~-]+$"),

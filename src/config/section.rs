@@ -75,6 +75,8 @@ pub(super) enum Scalar {
     Duration,
     /// `64KiB`.
     Size,
+    /// `240B/s`.
+    Speed,
     /// `true` or `false`.
     Boolean,
     /// A path, relative to the file that names it.

@@ -149,16 +149,7 @@ pub(super) struct Most {
 pub(super) fn bytes(node: &Node, most: Most, reading: &mut Reading) -> Option<u64> {
     let scalar = scalar(node, reading)?;
     let (digits, unit) = split_unit(&scalar.text);
-    let unit_bytes: u64 = match unit {
-        "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "kB" | "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => 0,
-    };
+    let unit_bytes = bytes_of(unit);
     let number = digits.parse::<u64>().ok();
     match number.and_then(|number| number.checked_mul(unit_bytes)) {
         Some(total) if total > 0 && total <= most.bytes => return Some(total),
@@ -188,6 +179,44 @@ pub(super) fn bytes(node: &Node, most: Most, reading: &mut Reading) -> Option<u6
         }
     };
     reading.wrong(scalar, format!("{} {message}", quoted(shown(scalar))), hint);
+    None
+}
+
+/// How many bytes a unit of sizes is; 0 for a word that is none.
+fn bytes_of(unit: &str) -> u64 {
+    match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => 0,
+    }
+}
+
+/// Bytes a second, above zero and at most 1 GiB, such as `240B/s`.
+pub(super) fn speed(node: &Node, reading: &mut Reading) -> Option<u64> {
+    let scalar = scalar(node, reading)?;
+    let (digits, rest) = split_unit(&scalar.text);
+    let unit = rest.strip_suffix("/s");
+    let number = digits.parse::<u64>().ok();
+    let total = number.and_then(|number| number.checked_mul(bytes_of(unit.unwrap_or_default())));
+    match total {
+        Some(total @ 1..=0x4000_0000) => return Some(total),
+        Some(_) if unit.is_some_and(|unit| bytes_of(unit) > 0) => {
+            reading.wrong(scalar, "a speed is between 1B/s and 1GiB/s here", "");
+            return None;
+        }
+        _ => {}
+    }
+    let hint = match number {
+        Some(1..) if rest.is_empty() || rest == "/s" => format!("write \"{digits}B/s\""),
+        Some(1..) if bytes_of(rest) > 0 => format!("write \"{digits}{rest}/s\""),
+        _ => "a size per second, such as \"240B/s\" or \"1KiB/s\"".to_owned(),
+    };
+    reading.wrong(scalar, format!("{} is not a speed", quoted(shown(scalar))), hint);
     None
 }
 
@@ -471,6 +500,23 @@ mod tests {
         }
         for text in ["", "KiB", "0B", "2GiB", "1.5MiB", "1 KiB", "1Kib", "18446744073709551616B"] {
             assert!(outcome(text, size).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn speeds_are_sizes_per_second() {
+        for (text, wanted) in [("240B/s", 240), ("1KiB/s", 1024), ("1GiB/s", 1 << 30)] {
+            assert_eq!(outcome(text, speed), Ok(wanted), "{text}");
+        }
+        for (text, hint) in [
+            ("240", "write \"240B/s\""),
+            ("240/s", "write \"240B/s\""),
+            ("1KiB", "write \"1KiB/s\""),
+            ("2GiB/s", ""),
+            ("0B/s", ""),
+            ("1kbit/s", "a size per second, such as \"240B/s\" or \"1KiB/s\""),
+        ] {
+            assert_eq!(outcome(text, speed).unwrap_err().1, hint, "{text}");
         }
     }
 

@@ -20,6 +20,7 @@ use crate::config::process::Limits;
 use crate::net::proxy_protocol::Said;
 use crate::proxy::connection::{Connection, ListenerFacts, TlsFacts};
 use crate::proxy::engine::Engine;
+use crate::proxy::pressure::{Level, Pressure};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{HandshakeFault, ListenerMetrics};
 use crate::tls::transport::Downstream as Transport;
@@ -72,7 +73,7 @@ pub async fn accept(socket: TcpListener, door: Arc<ArcSwap<Door>>, close: Cancel
             Err(error) => match socket::accept_error(&error) {
                 AcceptAction::Retry => {}
                 AcceptAction::Pause(pause) => {
-                    tracing::warn!(listener = %door.facts.name, %error, "paused accepting");
+                    door.around.engine.shared().pressure.lack(&error);
                     if close.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                         return;
                     }
@@ -95,7 +96,8 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
     let limits = around.limits();
     // Where a header says whose connection it is, it is counted when that is known.
     let address = door.listener.proxy_protocol.is_none().then(|| peer.ip());
-    let Some(counted) = Census::enter(&around.census, address, &limits) else {
+    let pressure = &around.engine.shared().pressure;
+    let Some(counted) = Census::enter(&around.census, address, &limits, pressure) else {
         tracing::debug!(listener = %door.facts.name, client.address = %peer.ip(), "too many connections");
         door.metrics.refuse();
         return;
@@ -201,6 +203,7 @@ fn patience(limits: &Limits) -> Patience {
         body: limits.request_body_timeout,
         upgrade: limits.upgrade_idle_timeout,
         send: limits.idle_timeout,
+        rate: limits.min_rate,
     }
 }
 
@@ -323,10 +326,20 @@ impl Census {
     }
 
     /// Counts a connection, for `address` if that is known, unless that would be more than allowed.
-    fn enter(census: &Arc<Self>, address: Option<IpAddr>, limits: &Limits) -> Option<Counted> {
+    /// Whoever comes alone always may.
+    fn enter(
+        census: &Arc<Self>,
+        address: Option<IpAddr>,
+        limits: &Limits,
+        pressure: &Pressure,
+    ) -> Option<Counted> {
         let before = census.all.fetch_add(1, Ordering::Relaxed);
         let mut counted = Counted { census: Arc::clone(census), address: None };
-        if before >= limits.connections {
+        if before >= limits.connections || (before > 0 && pressure.level() == Level::Refuse) {
+            return None;
+        }
+        if before >= pressure.room() {
+            pressure.lack(&"the connections leave none for servers");
             return None;
         }
         let fits = address.is_none_or(|address| counted.count_for(address, limits));

@@ -19,6 +19,7 @@ use crate::proxy::connection::ClientFault;
 use crate::proxy::engine::Served;
 use crate::proxy::failure::Failure;
 use crate::proxy::hooks::Arrival;
+use crate::proxy::pressure::Ear;
 use crate::proxy::refuse::{Fragments, refuse};
 
 /// How long a connection that is being closed is read on, so that the client gets to see the
@@ -35,15 +36,31 @@ enum Next {
     End,
 }
 
+/// What ends a connection while nothing is asked on it: we are stopping, or need the room.
+struct Leave<'p, 'a> {
+    stopping: Pin<&'p mut WaitForCancellationFuture<'a>>,
+    ear: Ear<'a>,
+}
+
+impl Leave<'_, '_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.stopping.as_mut().poll(cx) {
+            Poll::Pending => self.ear.poll(cx),
+            done => done,
+        }
+    }
+}
+
 /// Serves `line` until either side closes it.
 pub async fn serve(mut line: Line, around: Arc<Surroundings>) {
     let digest = digest(line.connection());
     let place = Return::default();
-    let mut stopping = pin!(around.drain.cancelled());
+    let stopping = pin!(around.drain.cancelled());
+    let mut leave = Leave { stopping, ear: around.engine.shared().pressure.ear() };
     let mut gate = HeadGate::default();
     loop {
         let limits = around.limits();
-        let (head, arrived) = match next(&mut line, &mut gate, &limits, stopping.as_mut()).await {
+        let (head, arrived) = match next(&mut line, &mut gate, &limits, &mut leave).await {
             Next::Head(head, arrived) => (head, arrived),
             Next::Refused(refusal, arrived) => {
                 return turn_away(line, &around, &refusal, arrived).await;
@@ -98,7 +115,7 @@ async fn next(
     line: &mut Line,
     gate: &mut HeadGate,
     limits: &Limits,
-    mut stopping: Pin<&mut WaitForCancellationFuture<'_>>,
+    leave: &mut Leave<'_, '_>,
 ) -> Next {
     let bounds = HeadLimits {
         bytes: limits.request_header_bytes,
@@ -123,8 +140,8 @@ async fn next(
             if let Poll::Ready(read) = line.poll_fill(cx) {
                 return Poll::Ready(Some(read.unwrap_or(0)));
             }
-            let is_stopping = arrived.is_none() && stopping.as_mut().poll(cx).is_ready();
-            if is_stopping || line.poll_deadline(cx, deadline).is_ready() {
+            let is_leaving = arrived.is_none() && leave.poll(cx).is_ready();
+            if is_leaving || line.poll_deadline(cx, deadline).is_ready() {
                 return Poll::Ready(None);
             }
             Poll::Pending
@@ -157,9 +174,10 @@ async fn speak_last(mut line: Line, around: &Surroundings, failure: Failure, arr
 /// Answers a client that speaks plain HTTP where TLS is spoken, once its first head is in.
 pub async fn turn_away_plain(mut line: Line, around: &Surroundings) {
     const REASON: &str = "plain HTTP was sent to a port that speaks HTTPS; use https://";
-    let mut stopping = pin!(around.drain.cancelled());
+    let stopping = pin!(around.drain.cancelled());
+    let mut leave = Leave { stopping, ear: around.engine.shared().pressure.ear() };
     let mut gate = HeadGate::default();
-    match next(&mut line, &mut gate, &around.limits(), stopping.as_mut()).await {
+    match next(&mut line, &mut gate, &around.limits(), &mut leave).await {
         Next::Head(head, arrived) => {
             turn_away(line, around, &head.refused(400, REASON), arrived).await;
         }

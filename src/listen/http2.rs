@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -20,8 +21,9 @@ use super::loan::digest;
 use crate::config::process::Limits;
 use crate::net::Alarm;
 use crate::proxy::connection::Connection;
+use crate::proxy::pressure::Ear;
 use crate::proxy::refuse;
-use crate::proxy::watch::StreamWatch;
+use crate::proxy::watch::{StreamWatch, Streams as OpenStreams};
 use crate::tls::transport::Downstream as Transport;
 
 /// Streams at once on one connection. RFC 9113 §6.5.2 recommends at least 100; nginx allows 128.
@@ -75,12 +77,14 @@ pub async fn serve(
         limits,
         flood,
         tasks: JoinSet::new(),
+        open: OpenStreams::default(),
         idle: Idle { since: Instant::now(), alarm: Alarm::default() },
         is_leaving: false,
         malformed: 0,
         around,
     };
-    outlet.sending(serving.run(&mut streams)).await;
+    let shared = Arc::clone(serving.around.engine.shared());
+    outlet.sending(serving.run(&mut streams, shared.pressure.ear())).await;
     drop((streams, outlet));
     // Whoever is not done by then is dropped with the set.
     let settled = async { while serving.tasks.join_next().await.is_some() {} };
@@ -122,6 +126,8 @@ struct Serving {
     /// Rings when the client has spent its frame budget.
     flood: Arc<Notify>,
     tasks: JoinSet<()>,
+    /// How many `tasks` there are, for each of them to know.
+    open: OpenStreams,
     idle: Idle,
     /// GOAWAY has been said.
     is_leaving: bool,
@@ -137,7 +143,7 @@ struct Idle {
 impl Serving {
     /// Takes streams until there can be no more. Polling for the next one is what drives the
     /// connection; nothing is lost when a branch beside it wins.
-    async fn run(&mut self, streams: &mut Streams) {
+    async fn run(&mut self, streams: &mut Streams, mut ear: Ear<'_>) {
         // For as long as the connection: listening anew each time would take locks, one of which all
         // connections share.
         let (drain, flood) = (self.around.drain.clone(), Arc::clone(&self.flood));
@@ -153,10 +159,15 @@ impl Serving {
                 () = flooded.as_mut() => return self.calm(streams).await,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     while self.tasks.try_join_next().is_some() {}
+                    self.open.store(self.tasks.len(), Ordering::Relaxed);
                     self.idle.since = Instant::now();
                     continue;
                 }
                 accepted = HttpSession::from_h2_conn(streams, Arc::clone(&self.digest)) => accepted,
+                () = poll_fn(|cx| ear.poll(cx)), if self.tasks.is_empty() && !self.is_leaving => {
+                    self.leave(streams);
+                    continue;
+                }
                 () = self.idle.expired(patience), if self.tasks.is_empty() => {
                     // A peer that does not answer the farewell is gone.
                     if self.is_leaving { return }
@@ -182,9 +193,10 @@ impl Serving {
         let engine = Arc::clone(&self.around.engine);
         let mut session = ServerSession::new_http2(session);
         session.set_write_timeout(Some(self.limits.idle_timeout));
-        self.tasks.spawn(StreamWatch::over(async move {
+        self.tasks.spawn(StreamWatch::over(Arc::clone(&self.open), async move {
             engine.serve(session).await;
         }));
+        self.open.store(self.tasks.len(), Ordering::Relaxed);
     }
 
     /// Says that no more streams are taken (RFC 9113 §6.8); those that are open finish.

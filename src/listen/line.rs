@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{BodyTracker, FramingError};
 use super::head_gate::{BodyFraming, Span};
-use crate::net::Alarm;
+use crate::net::{Alarm, Pace};
 use crate::proxy::connection::{ClientFault, Connection};
 use crate::tls::transport::Downstream as Transport;
 
@@ -38,6 +38,8 @@ pub struct Patience {
     pub upgrade: Duration,
     /// While the client takes nothing of a response.
     pub send: Duration,
+    /// Bytes a second that bodies and responses need on average, while they are waited for.
+    pub rate: Option<u64>,
 }
 
 /// An HTTP/1.1 client connection.
@@ -60,7 +62,11 @@ pub struct Line {
     may_end: bool,
     read_alarm: Alarm,
     write_alarm: Alarm,
-    /// Last moment at which a byte moved in either direction.
+    /// How the client sends the body of the present exchange.
+    sending: Pace,
+    /// How it takes the response.
+    taking: Pace,
+    /// Last moment at which a byte of a tunnel moved in either direction.
     progress: Instant,
 }
 
@@ -86,6 +92,8 @@ impl Line {
             may_end: false,
             read_alarm: Alarm::default(),
             write_alarm: Alarm::default(),
+            sending: Pace::new(patience.body, patience.rate),
+            taking: Pace::new(patience.send, patience.rate),
             progress: Instant::now(),
         }
     }
@@ -128,7 +136,8 @@ impl Line {
         self.cleared = head_end - leading;
         self.body = BodyTracker::new(framing);
         self.taken = 0;
-        self.progress = Instant::now();
+        self.sending = Pace::new(self.patience.body, self.patience.rate);
+        self.taking = Pace::new(self.patience.send, self.patience.rate);
     }
 
     /// Writes other bytes over a stretch of the inbox, which may be longer.
@@ -187,7 +196,7 @@ impl Line {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(sent)) => {
                     self.outbox.advance(sent);
-                    self.progress = Instant::now();
+                    self.took(sent);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return self.poll_send_patience(cx),
@@ -303,8 +312,8 @@ impl Line {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return self.poll_body_patience(cx),
         }
-        self.progress = Instant::now();
         let read = buf.filled().len() - start;
+        self.sending.moved(read as u64, Instant::now);
         if read == 0 {
             self.at_end = true;
             self.connection.fault(ClientFault::Gone);
@@ -351,7 +360,7 @@ impl Line {
     }
 
     fn poll_body_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let gap = self.progress + self.patience.body;
+        let gap = self.sending.wait(Instant::now);
         let (end, fault) = match self.connection.deadline() {
             Some(deadline) if deadline < gap => (deadline, ClientFault::Deadline),
             _ => (gap, ClientFault::SlowBody),
@@ -362,7 +371,11 @@ impl Line {
     }
 
     fn poll_send_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.write_alarm.poll(cx, self.progress + self.patience.send));
+        if self.connection.is_tunnel() {
+            self.taking.ignore_rate();
+        }
+        let end = self.taking.wait(Instant::now);
+        ready!(self.write_alarm.poll(cx, end));
         self.connection.fault(ClientFault::SlowReader);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -377,15 +390,26 @@ impl Line {
             bytes.len()
         } else {
             match Pin::new(&mut self.transport).poll_write(cx, bytes) {
-                Poll::Ready(count) => count?,
+                Poll::Ready(count) => {
+                    let count = count?;
+                    self.took(count);
+                    count
+                }
                 Poll::Pending => {
                     ready!(self.poll_send_patience(cx))?;
                     0
                 }
             }
         };
-        self.progress = Instant::now();
         self.taken += count as u64;
         Poll::Ready(Ok(count))
+    }
+
+    /// Notes that so many bytes of a response left.
+    fn took(&mut self, bytes: usize) {
+        self.taking.moved(bytes as u64, Instant::now);
+        if self.connection.is_tunnel() {
+            self.progress = Instant::now();
+        }
     }
 }

@@ -52,6 +52,14 @@ impl Negotiated {
     }
 }
 
+impl Negotiated {
+    /// Whether it is a call of gRPC proper, in which both sides may stream.
+    #[must_use]
+    pub fn is_grpc_call(self) -> bool {
+        matches!(self, Self::Grpc(media_type) if !media_type.contains("-web"))
+    }
+}
+
 /// The media type to answer a gRPC request with; `None` when it is none.
 fn grpc_media_type(content_type: &[u8]) -> Option<&'static str> {
     const WEB: [&str; 4] = [

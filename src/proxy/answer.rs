@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v1::server::HttpSession;
@@ -14,6 +15,8 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::filtering;
 use super::reply::Reply;
+use crate::config::upstream::UpstreamProtocol;
+use crate::net::Pace;
 
 /// Sends `reply` as the whole answer.
 ///
@@ -94,9 +97,41 @@ pub(super) fn await_body(session: &mut Session, exchange: &Exchange) {
     if let (Some(watch), Some(generation), false) =
         (&exchange.watch, &exchange.generation, session.is_body_done())
     {
-        let gap = generation.config.limits.request_body_timeout;
-        watch.await_body(gap, exchange.attempt.clone());
+        let limits = &generation.config.limits;
+        let is_conversation = is_conversation(exchange);
+        let pace = if is_conversation {
+            Pace::new(limits.upgrade_idle_timeout, None)
+        } else {
+            Pace::new(limits.request_body_timeout, limits.min_rate)
+        };
+        watch.await_body(pace, is_conversation, exchange.attempt.clone());
     }
+}
+
+/// Whether client and server may both be silent for as long as they have nothing to say: a gRPC call
+/// to a server that speaks HTTP/2, without which there is none.
+fn is_conversation(exchange: &Exchange) -> bool {
+    let protocol = exchange.attempt.as_ref().map(|attempt| attempt.pool.spec().protocol);
+    let speaks_h2 = protocol.is_some_and(|protocol| protocol != UpstreamProtocol::Http1);
+    speaks_h2 && exchange.negotiated.is_grpc_call()
+}
+
+/// Notes that a piece of a backend's body goes on to the client, and has it counted until that has
+/// taken it. On HTTP/1.1 the connection itself knows how it is taken, so small pieces are not worth
+/// their count.
+pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>) {
+    const SMALL: usize = 4 << 10;
+    let Some(attempt) = &exchange.attempt else { return };
+    attempt.note_passed();
+    let Some(bytes) = body.take_if(|bytes| exchange.watch.is_some() || bytes.len() > SMALL) else {
+        return;
+    };
+    let flight = attempt.flight();
+    if let (Some(watch), Some(generation)) = (&exchange.watch, &exchange.generation) {
+        let limits = &generation.config.limits;
+        watch.owe(flight, || Pace::new(limits.idle_timeout, limits.min_rate));
+    }
+    *body = Some(flight.carry(bytes));
 }
 
 /// Tells a client that waits to be told so to go on with its body (RFC 9110 §10.1.1).

@@ -175,15 +175,18 @@ impl Exchange {
             attempt.note_uploaded();
         }
         if let Some(watch) = &self.watch {
-            watch.progress(is_end);
+            watch.progress(bytes, is_end);
         }
     }
 
-    /// Whether its connection closes after it, because the process or the listener ends.
+    /// Whether its connection closes after it, because the process or the listener ends or memory is
+    /// short.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         let is_retired = |connection: &Arc<Connection>| connection.listener.is_retired();
-        self.shared.is_stopping() || self.connection.as_ref().is_some_and(is_retired)
+        self.shared.is_stopping()
+            || self.shared.pressure.is_shedding()
+            || self.connection.as_ref().is_some_and(is_retired)
     }
 
     /// Whether it is cut off, because the process or the listener ends.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::generation::Generation;
+use super::pressure::Pressure;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::tls::CertStore;
@@ -21,6 +22,8 @@ pub struct Shared {
     pub access: ArcSwap<AccessLog>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What the process is short of.
+    pub pressure: Pressure,
     requests: AtomicUsize,
     panics: AtomicU64,
     /// Access lines that logs dropped which are replaced.
@@ -43,6 +46,7 @@ impl Shared {
             certificates,
             access: ArcSwap::new(access),
             metrics,
+            pressure: Pressure::default(),
             requests: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             lines_dropped: AtomicU64::new(0),
@@ -51,12 +55,14 @@ impl Shared {
         }
     }
 
-    /// Counts a request for as long as the guard lives; `None` when `limit` are in flight.
+    /// Counts a request for as long as the guard lives; `None` when `limit` are in flight, or memory
+    /// is short. One at a time always passes: else memory that never comes back would be the end.
     #[must_use]
     pub fn enter(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
         let guard = InFlight(Arc::clone(self));
         // Counted first, so that two at once cannot both pass; the drop takes it back.
-        (self.requests.fetch_add(1, Ordering::Relaxed) < limit).then_some(guard)
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        (before < limit && (before == 0 || !self.pressure.is_shedding())).then_some(guard)
     }
 
     /// Requests in flight.

@@ -174,12 +174,16 @@ impl ProxyHttp for Hooks {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
-        filtering::encode(exchange, body, is_end).map(|()| None)
+        filtering::encode(exchange, body, is_end)?;
+        if !session.was_upgraded() {
+            answer::carry(exchange, body);
+        }
+        Ok(None)
     }
 
     async fn response_trailer_filter(

@@ -29,6 +29,7 @@ pub mod hooks;
 mod identity;
 mod onward;
 mod outcome;
+pub mod pressure;
 mod record;
 pub mod refuse;
 pub mod reply;

@@ -57,6 +57,10 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
         return;
     }
     let attempt = exchange.attempt.as_deref();
+    if let Some(DialFailure::Local(error)) = attempt.and_then(|attempt| attempt.dial_failure()) {
+        // Every request meets with it, and all say the same.
+        return exchange.shared.pressure.lack(error);
+    }
     let endpoint = attempt.map_or("", |attempt| attempt.endpoint().label.as_str());
     let pool = attempt.map_or("", |attempt| attempt.pool.name());
     let cause: &dyn fmt::Display = match attempt.and_then(|attempt| attempt.dial_failure()) {

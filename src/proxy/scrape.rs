@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::gateway::Shared;
 use crate::filter::Instance;
 use crate::telemetry::metrics::{
-    CertificateReading, EndpointReading, FilterReading, OrderReading, Readings,
+    CertificateReading, EndpointReading, FilterReading, OrderReading, PressureReading, Readings,
 };
 use crate::tls::{Entry, Origin};
 use crate::upstream::{Pool, Standing};
@@ -21,6 +21,11 @@ impl Shared {
             in_flight: self.in_flight(),
             panics: self.panics(),
             lines_dropped: self.lines_dropped(),
+            pressure: PressureReading {
+                memory_limit: self.pressure.memory().1,
+                is_shedding: self.pressure.is_shedding(),
+                relieved: self.pressure.relieved(),
+            },
             endpoints: generation.pools.iter().flat_map(|pool| endpoints(pool)).collect(),
             certificates: certificates(&self.certificates.entries(), SystemTime::now()),
             orders,

@@ -25,12 +25,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use self::allocator::give_memory_back;
 pub use self::certificates::{AuthorityMetrics, CertificateMetrics, Delivery, StoreOp};
 pub use self::family::{ALL, Family, Kind};
 pub use self::histogram::Histogram;
+pub use self::process::resident_bytes;
 use self::registry::Registry;
 pub use self::render::{
-    CertificateReading, EndpointReading, FilterReading, OrderReading, Readings,
+    CertificateReading, EndpointReading, FilterReading, OrderReading, PressureReading, Readings,
 };
 pub use self::stapling::{Said, StaplingMetrics};
 pub use self::text::CONTENT_TYPE;

@@ -3,7 +3,7 @@
 //! The request's context, the connection under it and the engine's hooks all hold the same
 //! [`Attempt`]; each writes what it learns, and the access line reads all of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use super::announcement::Announcement;
 use super::dial::DialFailure;
 use super::endpoint::{Endpoint, Occupied};
+use super::flight::Flight;
 use super::pool::Pool;
 
 /// One try to get one request answered by one endpoint.
@@ -36,8 +37,15 @@ pub struct Attempt {
     heard: AtomicBool,
     /// The connection has become somebody's own.
     personal: AtomicBool,
-    /// Bytes of the request wait for the server to take them.
-    holding: AtomicBool,
+    /// Since when bytes of the request wait for the server to take them: microseconds after
+    /// `started`, 0 while none do.
+    holding_since: AtomicU64,
+    /// How long they have waited before, in microseconds.
+    held: AtomicU64,
+    /// Pieces of the response's body that have left the engine's queue.
+    passed: AtomicU32,
+    /// Its response on the way to the client, once there is a body.
+    flight: OnceLock<Arc<Flight>>,
     expired: AtomicU8,
     connect_micros: AtomicU32,
     dial_failure: OnceLock<DialFailure>,
@@ -87,7 +95,10 @@ impl Attempt {
             upgrade: AtomicBool::new(false),
             heard: AtomicBool::new(false),
             personal: AtomicBool::new(false),
-            holding: AtomicBool::new(false),
+            holding_since: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            passed: AtomicU32::new(0),
+            flight: OnceLock::new(),
             expired: AtomicU8::new(0),
             connect_micros: AtomicU32::new(0),
             dial_failure: OnceLock::new(),
@@ -117,6 +128,12 @@ impl Attempt {
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.reader.wake();
+    }
+
+    /// Whether its connection was upgraded.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == Phase::Tunnel as u8
     }
 
     /// Has `waker` woken when [`patience`](Self::patience) with a read changes. To be called before
@@ -223,14 +240,52 @@ impl Attempt {
 
     /// Records whether bytes of the request wait for the server to take them.
     pub fn hold(&self, is_holding: bool) {
-        self.holding.store(is_holding, Ordering::Relaxed);
+        let since = self.holding_since.load(Ordering::Relaxed);
+        match (since, is_holding) {
+            (0, true) => self.holding_since.store(self.micros().max(1), Ordering::Relaxed),
+            (0, false) | (_, true) => {}
+            (_, false) => {
+                self.held.fetch_add(self.micros().saturating_sub(since), Ordering::Relaxed);
+                self.holding_since.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
-    /// Whether it is the server that keeps the request's body waiting. Known on connections of our
+    /// How long it was the server that kept the request's body waiting. Known on connections of our
     /// own only.
     #[must_use]
-    pub fn is_holding(&self) -> bool {
-        self.holding.load(Ordering::Relaxed)
+    pub fn held(&self) -> Duration {
+        let present = match self.holding_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.micros().saturating_sub(since),
+        };
+        Duration::from_micros(self.held.load(Ordering::Relaxed) + present)
+    }
+
+    /// Microseconds since the start.
+    fn micros(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Records that a piece of the response's body has left the engine's queue.
+    pub fn note_passed(&self) {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Pieces of the response's body that have.
+    pub(super) fn passed(&self) -> u32 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Its response on the way to the client.
+    pub fn flight(&self) -> &Arc<Flight> {
+        self.flight.get_or_init(Arc::default)
+    }
+
+    /// The same, if there is any.
+    #[must_use]
+    pub fn has_flight(&self) -> Option<&Arc<Flight>> {
+        self.flight.get()
     }
 
     /// Whether any byte of the request may have reached the server.

@@ -13,6 +13,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::{Attempt, Expired};
+use super::flight;
 use crate::net::Alarm;
 
 /// The bytes to and from an endpoint.
@@ -46,6 +47,8 @@ pub struct Wire {
     /// does not wait.
     silent_since: Option<(Instant, Expired)>,
     ahead: Ahead,
+    /// Pieces of the response's body that had passed when last looked at, and bytes read since.
+    unpassed: (u32, usize),
     /// Completed flushes: the engine's first follows the request's head, its second the end of the
     /// body. No more than that are counted.
     flushes: u8,
@@ -84,6 +87,7 @@ impl Wire {
             alarm,
             silent_since: None,
             ahead: Ahead::default(),
+            unpassed: (0, 0),
             flushes: 0,
             reader: None,
             released: false,
@@ -173,6 +177,31 @@ impl Wire {
         self.silent_since = self.silent_since.filter(|(_, which)| *which == Expired::Response);
     }
 
+    /// Whether the engine may read, and how much at most: no more than the client takes. Pending
+    /// until that changes, during which no silence of the server counts.
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<usize> {
+        let mut most = flight::LEAST;
+        if let Some(flight) = self.attempt.has_flight() {
+            if flight.poll_room(cx).is_pending() {
+                self.silent_since = None;
+                return Poll::Pending;
+            }
+            most = flight.window();
+        }
+        let passed = self.attempt.passed();
+        if self.unpassed.0 != passed {
+            self.unpassed = (passed, 0);
+        }
+        if self.unpassed.1 >= most {
+            // What was read has yet to pass, if it was no head and no framing: that is done by the
+            // same task, once this returns.
+            self.unpassed.1 = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(most)
+    }
+
     /// Takes what the server says while it does not take what we say.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         let Some(transport) = &mut self.transport else { return };
@@ -226,6 +255,25 @@ impl Ahead {
     }
 }
 
+/// Reads up to `most` bytes, or twice that where the buffer ends there. Returns how many.
+fn read_at_most(
+    transport: Pin<&mut Transport>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+    most: usize,
+) -> Poll<io::Result<usize>> {
+    let before = buf.filled().len();
+    if buf.remaining() / 2 < most {
+        ready!(transport.poll_read(cx, buf))?;
+        return Poll::Ready(Ok(buf.filled().len() - before));
+    }
+    let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+    ready!(transport.poll_read(cx, &mut part))?;
+    let count = part.filled().len();
+    buf.advance(count);
+    Poll::Ready(Ok(count))
+}
+
 impl AsyncRead for Wire {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -240,11 +288,12 @@ impl AsyncRead for Wire {
         if let Some(ahead) = this.ahead.take(buf) {
             return Poll::Ready(ahead);
         }
-        let before = buf.filled().len();
-        match this.transport()?.poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                if buf.filled().len() > before {
+        let most = if this.attempt.is_tunnel() { usize::MAX } else { ready!(this.poll_room(cx)) };
+        match read_at_most(this.transport()?, cx, buf, most) {
+            Poll::Ready(Ok(count)) => {
+                if count > 0 {
                     this.heard();
+                    this.unpassed.1 += count;
                 }
                 Poll::Ready(Ok(()))
             }

@@ -52,11 +52,13 @@ const FIELDS: &[&str] = &[
     "root",
     "url",
     // Life of the process.
+    "bytes",
     "connections",
     "count",
     "delay",
     "dropped_lines",
     "grace",
+    "limit",
     "lines",
     "name",
     "panics",

@@ -10,6 +10,8 @@ Without `tls`: prior-knowledge h2c. `stalled` never gives flow-control credit ba
                "trailers": [[name, value]], "open": true}}   `open`: the stream is left open
   {"data": {"stream": 1, "body": "text", "end": true}}
   {"reset": {"stream": 1, "code": 8}}
+  {"drip": {"stream": 1, "bytes": 10, "every": 0.1, "times": 20}}   window for so many bytes, or with
+               `"body": true` so many of a body, until the stream is over
   {"raw": "hex", "repeat": 1}           bytes past the library, frames of any kind
   {"rapid": {"from": 1, "count": 1000, "headers": [...]}}      streams opened and reset at once
   {"ping": true}
@@ -59,9 +61,9 @@ class Client:
         )
         self.h2 = h2.connection.H2Connection(config)
         settings = {int(code): value for code, value in scenario.get("settings", {}).items()}
+        self.h2.initiate_connection()
         if settings:
             self.h2.update_settings(settings)
-        self.h2.initiate_connection()
         self.flush()
 
     def run(self):
@@ -92,6 +94,8 @@ class Client:
             self.send_body(data["stream"], data.get("body", "").encode("latin-1"), data.get("end", False))
         elif "reset" in step:
             self.h2.reset_stream(step["reset"]["stream"], step["reset"].get("code", 8))
+        elif "drip" in step:
+            self.drip(**step["drip"])
         elif "raw" in step:
             self.flush()
             self.socket.sendall(bytes.fromhex(step["raw"]) * step.get("repeat", 1))
@@ -106,6 +110,21 @@ class Client:
         else:
             raise ValueError(f"no such step: {step}")
         self.flush()
+
+    def drip(self, stream, every, times, body=False, **rest):
+        for _ in range(times):
+            if body:
+                self.send_body(stream, b"x" * rest["bytes"], end=False)
+            else:
+                self.h2.increment_flow_control_window(rest["bytes"], stream)
+            self.flush()
+            end, timeout = time.monotonic() + every, self.deadline
+            self.deadline = min(end, timeout)
+            while self.pump():
+                pass
+            self.deadline = timeout
+            if self.is_over(stream):
+                return
 
     def rapid(self, rapid):
         headers = [tuple(header) for header in rapid["headers"]]

@@ -30,3 +30,10 @@ pub(super) fn usage() -> Usage {
     }
     Usage { committed: committed as u64, most_committed: most_committed as u64 }
 }
+
+/// Has the allocator give back what it keeps for later, as far as one thread can.
+#[expect(unsafe_code, reason = "mimalloc does it through its C interface alone")]
+pub fn give_memory_back() {
+    // SAFETY: the function may be called at any time.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}

@@ -147,6 +147,12 @@ families! {
         "Access lines that were not written";
     PANICS: Counter "wardgate_panics_total" []
         "Faults of the gateway that were contained";
+    SHEDDING: Gauge "wardgate_shedding" []
+        "1 while requests are refused because memory is short, else 0";
+    MEMORY_LIMIT: Gauge "wardgate_memory_limit_bytes" []
+        "Memory that `limits.memory` allows; absent without a limit";
+    RELIEVED: Counter "wardgate_connections_relieved_total" []
+        "Idle client connections closed because memory or descriptors were short";
     BUILD_INFO: Gauge "wardgate_build_info" ["version"]
         "Always 1; the labels tell what is running";
     CPU: Counter "process_cpu_seconds_total" []

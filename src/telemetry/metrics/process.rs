@@ -14,6 +14,21 @@ pub(super) struct Usage {
     pub(super) threads: Option<u64>,
 }
 
+/// Memory that the process has in use, in bytes.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    #[cfg(unix)]
+    let bytes = resident(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    #[cfg(windows)]
+    let bytes = usage().resident_bytes;
+    bytes
+}
+
+#[cfg(unix)]
+fn resident(status: &str) -> Option<u64> {
+    number_after(status, "VmRSS:").map(|kib| kib * 1024)
+}
+
 /// Linux: `/proc/self`.
 #[cfg(unix)]
 pub(super) fn usage() -> Usage {
@@ -26,7 +41,7 @@ pub(super) fn usage() -> Usage {
     let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
     Usage {
         cpu_seconds: cpu_seconds(&stat),
-        resident_bytes: number_after(&status, "VmRSS:").map(|kib| kib * 1024),
+        resident_bytes: resident(&status),
         virtual_bytes: number_after(&status, "VmSize:").map(|kib| kib * 1024),
         open: open.map(|count| count.saturating_sub(1)),
         most_open: number_after(&limits, "Max open files"),

@@ -21,6 +21,8 @@ pub struct Readings {
     pub panics: u64,
     /// Access lines not written.
     pub lines_dropped: u64,
+    /// What the process is short of.
+    pub pressure: PressureReading,
     /// Every address of every server of every pool.
     pub endpoints: Vec<EndpointReading>,
     /// Certificates in service.
@@ -31,6 +33,17 @@ pub struct Readings {
     pub challenge_hits: Vec<(&'static str, &'static str, u64)>,
     /// What filters decided.
     pub filters: Vec<FilterReading>,
+}
+
+/// What the process is short of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PressureReading {
+    /// `limits.memory` in bytes, 0 without one.
+    pub memory_limit: u64,
+    /// Whether requests are refused for memory.
+    pub is_shedding: bool,
+    /// Idle connections closed to make room.
+    pub relieved: u64,
 }
 
 /// A certificate in service.
@@ -198,6 +211,12 @@ impl Metrics {
         }
         text.sample(&family::LINES_DROPPED, &[], readings.lines_dropped);
         text.sample(&family::PANICS, &[], readings.panics);
+        let pressure = readings.pressure;
+        text.sample(&family::SHEDDING, &[], u8::from(pressure.is_shedding));
+        if pressure.memory_limit > 0 {
+            text.sample(&family::MEMORY_LIMIT, &[], pressure.memory_limit);
+        }
+        text.sample(&family::RELIEVED, &[], pressure.relieved);
         text.sample(&family::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1);
         let (usage, allocator) = (process::usage(), allocator::usage());
         if let Some(cpu) = usage.cpu_seconds {

@@ -1,0 +1,211 @@
+//! Memory and descriptors: what there is of them, how much is in use, and what follows.
+//!
+//! Answers "is the process short of something?". One task measures and tells the
+//! [`Pressure`](crate::proxy::pressure::Pressure); whoever takes requests and connections acts on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::process::MemoryLimit;
+use crate::proxy::gateway::Shared;
+use crate::proxy::pressure::Level;
+use crate::telemetry::metrics;
+
+/// Between two measurements. A quarter of a second at a gigabit is 30 MB.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Watches memory until `stop`, and what `limits.connections` asks of descriptors.
+pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
+    let room = descriptors().map(room);
+    shared.pressure.set_room(room.unwrap_or(0));
+    let auto = auto(memory_allowed());
+    let mut warned_of = 0;
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let limits = shared.current.load().config.limits;
+        if let Some(room) = room.filter(|room| limits.connections > *room)
+            && warned_of != limits.connections
+        {
+            warned_of = limits.connections;
+            warn_of_descriptors(limits.connections, room);
+        }
+        let limit = match limits.memory {
+            MemoryLimit::Auto => auto,
+            MemoryLimit::Off => None,
+            MemoryLimit::Bytes(bytes) => Some(bytes),
+        };
+        let Some(bytes) = metrics::resident_bytes() else { continue };
+        let level = judge(bytes, limit, shared.pressure.level());
+        let before = shared.pressure.measured(bytes, limit.unwrap_or(0), level);
+        if level != Level::Ease {
+            metrics::give_memory_back();
+        }
+        tell(before, level, bytes, limit.unwrap_or(0));
+    }
+}
+
+/// What `bytes` in use mean. Each level begins at its mark and ends a twentieth of the limit below
+/// it, so that it does not come and go.
+fn judge(bytes: u64, limit: Option<u64>, before: Level) -> Level {
+    let Some(limit) = limit else { return Level::Ease };
+    let is_above = |twentieths: u64, level: Level| {
+        let mark = if before >= level { twentieths - 1 } else { twentieths };
+        bytes >= limit / 20 * mark
+    };
+    if is_above(20, Level::Refuse) {
+        Level::Refuse
+    } else if is_above(18, Level::Shed) {
+        Level::Shed
+    } else {
+        Level::Ease
+    }
+}
+
+fn tell(before: Level, level: Level, bytes: u64, limit: u64) {
+    match (before, level) {
+        (before, level) if before == level => {}
+        (_, Level::Refuse) => tracing::warn!(bytes, limit, "refusing connections to save memory"),
+        (Level::Refuse, Level::Shed) => tracing::info!(bytes, limit, "taking connections again"),
+        (_, Level::Shed) => tracing::warn!(bytes, limit, "shedding requests to save memory"),
+        (_, Level::Ease) => tracing::info!(bytes, limit, "has memory again"),
+    }
+}
+
+fn warn_of_descriptors(connections: usize, room: usize) {
+    let hint = format!(
+        "raise the hard limit of open files (LimitNOFILE= of a unit, ulimit -Hn) to {} or more, or \
+         lower limits.connections",
+        (connections + LEAST_RESERVE).max(connections.div_ceil(7) * 8)
+    );
+    tracing::warn!(connections, limit = room, %hint, "descriptors allow fewer connections");
+}
+
+/// Descriptors that are kept for servers, files and the rest: one in so many.
+const RESERVE: u64 = 8;
+
+/// And no fewer than these.
+const LEAST_RESERVE: usize = 32;
+
+/// How many client connections may be open of so many `descriptors`.
+fn room(descriptors: u64) -> usize {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let reserve = (descriptors / RESERVE as usize).max(LEAST_RESERVE);
+    descriptors.saturating_sub(reserve).max(1)
+}
+
+/// Raises the number of descriptors to the most that is allowed, and returns it. What a process gets
+/// as it comes is for programs that use `select`, which ends at 1024.
+#[cfg(target_os = "linux")]
+fn descriptors() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let allowed = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: allowed.maximum, maximum: allowed.maximum };
+    // Where that is refused, what there was is what there is.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current
+}
+
+/// There is no such number.
+#[cfg(not(target_os = "linux"))]
+fn descriptors() -> Option<u64> {
+    None
+}
+
+/// What `auto` stands for where so much is allowed.
+fn auto(allowed: Option<u64>) -> Option<u64> {
+    allowed.map(|bytes| bytes / 10 * 9)
+}
+
+/// The memory that the process may have: the machine's, or less where a control group says so.
+#[cfg(target_os = "linux")]
+fn memory_allowed() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let of_machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    });
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let of_groups = limit_files(&groups).filter_map(|path| read(&path)?.trim().parse().ok());
+    of_machine.into_iter().chain(of_groups).min()
+}
+
+/// Only a size that is written down counts here.
+#[cfg(not(target_os = "linux"))]
+fn memory_allowed() -> Option<u64> {
+    None
+}
+
+/// The files that say how much memory the groups in `/proc/self/cgroup` may have, and those around
+/// them (cgroup v2, and v1). In a container the path may be one that only the outside has; then the
+/// root is the container's own.
+#[cfg(any(target_os = "linux", test))]
+fn limit_files(groups: &str) -> impl Iterator<Item = String> {
+    groups.lines().flat_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) =
+            (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let of = match controllers {
+            "" => Some(("/sys/fs/cgroup", "memory.max")),
+            _ if controllers.split(',').any(|each| each == "memory") => {
+                Some(("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
+            }
+            _ => None,
+        };
+        of.into_iter().flat_map(move |(root, file)| {
+            let groups = path.trim_end_matches('/');
+            let ends = groups.match_indices('/').map(|(at, _)| at).chain([groups.len()]);
+            ends.map(move |end| format!("{root}{}/{file}", &groups[..end])).collect::<Vec<_>>()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_level_begins_at_its_mark_and_ends_below_it() {
+        let judge = |percent: u64, before| judge(percent * 10, Some(1000), before);
+        for (percent, before, level) in [
+            (89, Level::Ease, Level::Ease),
+            (90, Level::Ease, Level::Shed),
+            (86, Level::Shed, Level::Shed),
+            (84, Level::Shed, Level::Ease),
+            (99, Level::Shed, Level::Shed),
+            (100, Level::Ease, Level::Refuse),
+            (96, Level::Refuse, Level::Refuse),
+            (94, Level::Refuse, Level::Shed),
+            (84, Level::Refuse, Level::Ease),
+        ] {
+            assert_eq!(judge(percent, before), level, "{percent} after {before:?}");
+        }
+        assert_eq!(super::judge(u64::MAX, None, Level::Refuse), Level::Ease);
+    }
+
+    #[test]
+    fn limits_of_a_group_and_of_those_around_it_are_asked_for() {
+        let files: Vec<_> = limit_files("0::/a.slice/b.service\n").collect();
+        let of = |path: &str| format!("/sys/fs/cgroup{path}/memory.max");
+        assert_eq!(files, [of(""), of("/a.slice"), of("/a.slice/b.service")]);
+        let files: Vec<_> = limit_files("5:devices:/\n4:memory:/docker/x\n0::/\n").collect();
+        let of_v1 = |path: &str| format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes");
+        assert_eq!(files, [of_v1(""), of_v1("/docker"), of_v1("/docker/x"), of("")]);
+    }
+
+    #[test]
+    fn some_descriptors_are_kept_back() {
+        assert_eq!([64, 1024, 20_000].map(room), [32, 896, 17_500]);
+        assert_eq!(room(10), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_machine_says_what_it_allows() {
+        assert!(memory_allowed().is_some_and(|bytes| bytes > 64 << 20));
+        assert!(descriptors().is_some_and(|count| count > 64));
+    }
+}

@@ -1,0 +1,122 @@
+//! Bytes of one response on their way from the server's connection to the client's.
+//!
+//! Answers "how much has the client still to take, and may more be read?". The hooks have every piece
+//! of a body carried; the [`Wire`](super::wire::Wire) asks before it reads.
+//!
+//! # Why
+//! The engine reads on while the client takes nothing: up to nine pieces of 64 KiB wait in its
+//! channels, and no setting of it changes that. A hundred stalled streams are cheap for a client to
+//! make. So a response begins with little under way, and gets more as the client takes it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+
+/// Bytes under way before the client has taken any: a TLS record's worth.
+pub(super) const LEAST: usize = 16 << 10;
+
+/// Bytes under way at most: two of the engine's reads, so that one is sent while the next is read.
+const MOST: usize = 128 << 10;
+
+/// Bytes of one response that were handed towards the client.
+#[derive(Debug, Default)]
+pub struct Flight {
+    /// Handed on, and not taken yet.
+    owed: AtomicUsize,
+    /// Taken since the start.
+    taken: AtomicU64,
+    /// Who waits for room.
+    reader: AtomicWaker,
+}
+
+impl Flight {
+    /// Counts `bytes` as owed until the last reference to them is dropped: the client's connection
+    /// has taken them then, or the exchange is over.
+    #[must_use]
+    pub fn carry(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.owed.fetch_add(bytes.len(), Ordering::Relaxed);
+        Bytes::from_owner(Carried { bytes, flight: Arc::clone(self) })
+    }
+
+    /// Bytes that the client has still to take.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that it has taken.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// How much may be under way by now.
+    pub(super) fn window(&self) -> usize {
+        usize::try_from(self.taken()).unwrap_or(MOST).clamp(LEAST, MOST)
+    }
+
+    /// Ready when more may be read; otherwise the task is woken when that changes.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.owed() < self.window() {
+            return Poll::Ready(());
+        }
+        self.reader.register(cx.waker());
+        // Whoever took the last of them before the waker was there woke nobody.
+        if self.owed.load(Ordering::SeqCst) < self.window() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// A piece of a body that is owed as long as it lives.
+struct Carried {
+    bytes: Bytes,
+    flight: Arc<Flight>,
+}
+
+impl AsRef<[u8]> for Carried {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let count = self.bytes.len();
+        self.flight.taken.fetch_add(count as u64, Ordering::Relaxed);
+        self.flight.owed.fetch_sub(count, Ordering::SeqCst);
+        self.flight.reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_gets_more_under_way() {
+        let flight = Arc::new(Flight::default());
+        let cx = Context::from_waker(Waker::noop());
+        let first = flight.carry(Bytes::from(vec![0; LEAST]));
+        assert!(flight.poll_room(&cx).is_pending(), "nothing was taken");
+        let (head, tail) = (first.slice(..9), first.slice(9..));
+        drop((first, head));
+        assert_eq!((flight.owed(), flight.taken()), (LEAST, 0), "part of it is there still");
+        drop(tail);
+        assert_eq!((flight.owed(), flight.taken()), (0, LEAST as u64));
+        for _ in 0..20 {
+            drop(flight.carry(Bytes::from(vec![0; LEAST])));
+        }
+        let _more = flight.carry(Bytes::from(vec![0; MOST - 1]));
+        assert!(flight.poll_room(&cx).is_ready());
+        let _last = flight.carry(Bytes::from_static(b"x"));
+        assert!(flight.poll_room(&cx).is_pending());
+    }
+}

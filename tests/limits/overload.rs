@@ -1,0 +1,148 @@
+//! Memory and descriptors that run short: who gives way, and that it passes.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{gateway, yaml};
+use crate::support::{Client, Gateway, Origin, field, within};
+
+fn says(text: &'static str) -> impl Fn(&Value) -> bool {
+    move |line| field(line, "message") == text
+}
+
+async fn status(gateway: &Gateway) -> Value {
+    Client::new(gateway.admin_address()).get("/status").await.json()
+}
+
+#[tokio::test]
+async fn short_of_memory_it_sheds_requests_then_connections_and_recovers() {
+    let origin = Origin::start().await;
+    let with =
+        |memory: &str| yaml(&origin.url(), "http/1.1", &format!("limits: {{ memory: {memory} }}"));
+    let gateway = Gateway::start(with("off")).await;
+    let client = gateway.client();
+    assert_eq!(client.get("/warm").await.status, 200);
+    assert!(status(&gateway).await["memory"]["limit"].is_null());
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        let mut connection = client.connect().await;
+        connection.send(b"GET /idle HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(connection.read_reply(false).await.unwrap().status, 200);
+        idle.push(connection);
+    }
+    origin.hold();
+    let before = origin.requests().len();
+    let first = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/first").await }
+    });
+    origin.received(before + 1).await;
+
+    // What is in use now is 95 % of it.
+    let bytes = gateway.memory() / 95 * 100;
+    gateway.reload(&with(&format!("{bytes}B")), 2).await;
+    gateway.wait_log(says("shedding requests to save memory")).await;
+    let refused = client.get("/second").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(refused.header("connection"), Some("close"));
+    let line = gateway.wait_access(|line| field(line, "url.path") == "/second").await;
+    assert_eq!(field(&line, "error.type"), "overloaded");
+    for mut connection in idle {
+        let ended = within("idle connections", connection.read_to_end()).await;
+        assert_eq!(ended.unwrap(), b"", "closed without a word");
+    }
+    let admin = Client::new(gateway.admin_address());
+    assert_eq!(admin.get("/ready").await.status, 200, "it serves what it can");
+    assert_eq!(status(&gateway).await["memory"]["level"], "shedding");
+    let metrics = admin.get("/metrics").await.text();
+    assert!(metrics.contains("wardgate_shedding 1\n"), "{metrics}");
+    assert!(metrics.contains("wardgate_connections_relieved_total 8\n"), "{metrics}");
+
+    gateway.reload(&with("32MiB"), 3).await;
+    gateway.wait_log(says("refusing connections to save memory")).await;
+    assert!(client.try_get("/third").await.is_err(), "not even let in");
+
+    gateway.reload(&with("off"), 4).await;
+    gateway.wait_log(says("has memory again")).await;
+    origin.release();
+    assert_eq!(first.await.unwrap().status, 200, "what was in flight was left alone");
+    assert_eq!(client.get("/fourth").await.status, 200);
+    assert!(admin.get("/metrics").await.text().contains("wardgate_shedding 0\n"));
+}
+
+#[tokio::test]
+async fn one_request_at_a_time_passes_however_short_memory_is() {
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin.url(), "limits: { memory: 32MiB }").await;
+    gateway.wait_log(says("refusing connections to save memory")).await;
+    let reply = gateway.client().get("/").await;
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+}
+
+/// A gateway with so many descriptors in all.
+async fn with_descriptors(count: u32, yaml: &str) -> Gateway {
+    let mut shell = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_wardgate");
+    shell.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\""), program]);
+    let directory = TempDir::new().unwrap();
+    Gateway::start_program(shell, directory, yaml).await
+}
+
+#[tokio::test]
+async fn out_of_descriptors_nothing_dies_and_everything_comes_back() {
+    let origin = Origin::start().await;
+    // Checks and probes of their own would take some now and then.
+    let gateway = with_descriptors(64, &yaml(&origin.url(), "http/1.1", "admin: off")).await;
+    let warned = gateway.wait_log(says("descriptors allow fewer connections")).await;
+    assert_eq!(
+        (field(&warned, "connections"), field(&warned, "limit")),
+        (&10_000.into(), &32.into())
+    );
+    let client = gateway.client();
+    assert_eq!(client.get("/before").await.status, 200);
+
+    // More idle connections than there is room for: the rest is turned away, then some make room.
+    let mut idle = Vec::new();
+    for _ in 0..60 {
+        idle.extend(client.try_connect().await);
+    }
+    gateway.wait_log(says("short of descriptors")).await;
+    let served = async {
+        while !matches!(client.try_get("/meanwhile").await, Ok(reply) if reply.status == 200) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("a request beside idle connections", served).await;
+    drop(idle);
+
+    // More requests at once than there are descriptors for both of their ends.
+    let before = origin.requests().len();
+    origin.hold();
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let client = client.clone();
+        asked.spawn(async move { client.try_get("/busy").await.map_or(0, |reply| reply.status) });
+    }
+    origin.received(before + 5).await;
+    let refused = |line: &Value| field(line, "error.type") == "overloaded";
+    let line = gateway.wait_access(refused).await;
+    assert_eq!(field(&line, "http.response.status_code"), 503, "told so, and at once");
+    origin.release();
+    let statuses = within("every answer", asked.join_all()).await;
+    assert!(statuses.iter().all(|status| [0, 200, 503].contains(status)), "{statuses:?}");
+    assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+
+    for _ in 0..20 {
+        let again = async {
+            while !matches!(client.try_get("/after").await, Ok(reply) if reply.status == 200) {}
+        };
+        within("room again", again).await;
+    }
+    let log = gateway.log().all();
+    let told = log.iter().filter(|line| says("short of descriptors")(line)).count();
+    assert_eq!(told, 1, "once a minute is enough");
+    assert!(!log.iter().any(|line| field(line, "message") == "failed"), "{}", gateway.log());
+}
