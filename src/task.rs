@@ -4,7 +4,7 @@
 //! task; [`Tasks::finish`] is called once, at the end of the process or of a generation.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -51,7 +51,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let is_stopped = Arc::clone(&self.is_stopped);
-        self.tracker.spawn(until_stopped(task, self.stop.clone(), is_stopped));
+        self.tracker.spawn(until_stopped(Box::pin(task), self.stop.clone(), is_stopped));
     }
 
     /// Tasks that have not ended.
@@ -79,12 +79,14 @@ impl Tasks {
 ///
 /// The token only wakes the task and is asked once: it takes a lock that all connections share,
 /// and a task's waker stays the same.
+///
+/// In a box, since an `async fn` would have room for it twice: as it came, and where it is pinned.
 async fn until_stopped<F: Future<Output = ()>>(
-    task: F,
+    mut task: Pin<Box<F>>,
     stop: CancellationToken,
     is_stopped: Arc<AtomicBool>,
 ) {
-    let (mut task, mut stop) = (pin!(task), pin!(stop.cancelled_owned()));
+    let mut stop = pin!(stop.cancelled_owned());
     let mut is_watching = false;
     poll_fn(|cx| {
         let was_watching = std::mem::replace(&mut is_watching, true);

@@ -1,5 +1,6 @@
 //! What a client can make last, and what happens when the process runs short.
 
+mod idle;
 mod overload;
 mod pace;
 

@@ -132,7 +132,8 @@ async fn serve(
                 Some(Ok(false)) => {}
                 Some(Ok(true)) => {
                     door.metrics.handshake_failed(HandshakeFault::PlainHttp);
-                    return turn_away_plain(stream, peer, local, door, around).await;
+                    let refusal = turn_away_plain(stream, peer, local, door, around);
+                    return Box::pin(refusal).await;
                 }
                 Some(Err(_)) => return door.metrics.handshake_failed(HandshakeFault::Timeout),
                 None => return,
@@ -143,10 +144,10 @@ async fn serve(
                 offer.unwrap_or_else(|| terms.default_offer())
             };
             let handshake = crate::tls::accept::accept(stream, Some(local.ip()), offer, store);
-            let handshake = timeout_at(end, handshake);
-            let Some((transport, tls)) = secured(handshake, door, peer, &around).await else {
-                return;
-            };
+            // In boxes, here and below: a task has room for the largest of what it awaits, and most
+            // of its life it waits for a request.
+            let handshake = Box::pin(secured(timeout_at(end, handshake), door, peer, &around));
+            let Some((transport, tls)) = handshake.await else { return };
             (transport, Some(tls))
         }
     };
@@ -163,9 +164,10 @@ async fn serve(
         Protocol::Http | Protocol::Https => (alpn == Some(Alpn::H2), BytesMut::new()),
     };
     if is_h2 {
-        http2::serve(transport, read, connection, around).await;
+        Box::pin(http2::serve(transport, read, connection, around)).await;
     } else {
-        http1::serve(Line::new(transport, read, connection, patience(&limits)), around).await;
+        let line = Line::new(transport, read, connection, patience(&limits));
+        Box::pin(http1::serve(line, around)).await;
     }
 }
 

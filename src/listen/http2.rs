@@ -191,11 +191,12 @@ impl Serving {
 
     fn start(&mut self, session: HttpSession) {
         let engine = Arc::clone(&self.around.engine);
-        let mut session = ServerSession::new_http2(session);
+        let mut session = Box::new(ServerSession::new_http2(session));
         session.set_write_timeout(Some(self.limits.idle_timeout));
-        self.tasks.spawn(StreamWatch::over(Arc::clone(&self.open), async move {
-            engine.serve(session).await;
-        }));
+        let work = Box::pin(async move {
+            engine.serve(*session).await;
+        });
+        self.tasks.spawn(StreamWatch::over(Arc::clone(&self.open), work));
         self.open.store(self.tasks.len(), Ordering::Relaxed);
     }
 

@@ -86,14 +86,20 @@ impl Engine {
     }
 
     /// Serves the request of `session` to its end.
-    pub async fn serve(&self, session: ServerSession) -> Served {
+    ///
+    /// No `async fn`, which would have room for the session beside the work that takes it: a
+    /// connection's task keeps the room of all it awaits for as long as it lives.
+    pub fn serve(&self, session: ServerSession) -> impl Future<Output = Served> + Send {
         let work = self.proxy.process_new_http(session, &self.is_stopping);
-        match REQUEST.scope(RefCell::default(), Contained(work)).await {
-            Ok(Some(_)) => Served::Kept,
-            Ok(None) => Served::Done,
-            Err(()) => {
-                self.shared.count_panic();
-                Served::Panicked
+        let work = REQUEST.scope(RefCell::default(), Contained(work));
+        async move {
+            match work.await {
+                Ok(Some(_)) => Served::Kept,
+                Ok(None) => Served::Done,
+                Err(()) => {
+                    self.shared.count_panic();
+                    Served::Panicked
+                }
             }
         }
     }

@@ -6,7 +6,7 @@
 //! ends it. The stream is then reset.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -67,7 +67,7 @@ struct OwedResponse {
 
 impl StreamWatch {
     /// Runs `work` under a watch of its own, as one of `streams`.
-    pub async fn over(streams: Streams, work: impl Future<Output = ()>) {
+    pub async fn over(streams: Streams, work: Pin<Box<impl Future<Output = ()>>>) {
         let watch = Arc::new(Self { streams, state: Mutex::default() });
         let mut alarm = Alarm::default();
         let mut work = pin!(WATCH.scope(Arc::clone(&watch), work));

@@ -1,0 +1,59 @@
+//! Connections that are there, and do nothing.
+
+use std::sync::Arc;
+
+use crate::support::{Answer, Connection, Gateway, Origin};
+
+/// How many there are; `tests/bench/idle.py` holds ten thousand.
+const CONNECTIONS: usize = 300;
+
+#[tokio::test]
+async fn idle_tls_connections_cost_little_and_each_still_answers() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::start(format!(
+        "listeners: {{ secure: {{ bind: \"127.0.0.1:0\", protocol: https }} }}\n\
+         sites: {{ app.test: {{ certificate: internal, upstream: \"{}\" }} }}\n",
+        origin.url()
+    ))
+    .await;
+    let client = gateway.tls_client_of("secure", "app.test");
+    let ask = async |connection: &mut Connection| {
+        connection.send(b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
+        assert_eq!(connection.read_reply(false).await.unwrap().status, 200);
+    };
+    let mut held = Vec::new();
+    let mut before = 0;
+    for number in 0..CONNECTIONS + 50 {
+        if number == 50 {
+            before = gateway.memory();
+        }
+        let mut connection = client.connect().await;
+        ask(&mut connection).await;
+        held.push(connection);
+    }
+    let grown = gateway.memory().saturating_sub(before) / CONNECTIONS;
+    assert!(grown < 30 << 10, "{grown} bytes for each");
+    for connection in &mut held {
+        ask(connection).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_holds_little_of_what_it_asked_for() {
+    let body: Arc<str> = "x".repeat(16 << 20).into();
+    let origin = Origin::answering(move |_| Answer::text(200, &body)).await;
+    let gateway = super::gateway(&origin.url(), "").await;
+    gateway.client().get("/warm").await;
+    let before = gateway.memory();
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut connection = gateway.client().connect().await;
+        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        connection.wait_readable().await;
+        held.push(connection);
+    }
+    // What fills the kernel's buffers passes through, so that the most may be under way by then.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let grown = gateway.memory().saturating_sub(before) / held.len();
+    assert!(grown < 400 << 10, "{grown} bytes for each");
+}
