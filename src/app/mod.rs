@@ -243,8 +243,8 @@ async fn start(
     let watch =
         lifetimes::watch(Arc::clone(&running.certificates), running.background.stop_token());
     running.background.spawn("lifetimes", watch);
-    let watch = overload::watch(Arc::clone(&running.shared), running.background.stop_token());
-    running.background.spawn("overload", watch);
+    let watch = overload::Watch::begin(Arc::clone(&running.shared));
+    running.background.spawn("overload", watch.keep(running.background.stop_token()));
     Ok((running, requests))
 }
 

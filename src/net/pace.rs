@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_byte_now_and_then_is_too_slow_and_a_slow_link_is_not() {
         assert_eq!(after(Some(240), 29, 1, 100), Some(30), "a byte every 29 seconds");
-        assert_eq!(after(Some(240), 1, 100, 1000), Some(51), "100 bytes a second");
+        assert_eq!(after(Some(240), 1, 100, 1000), Some(50), "100 bytes a second");
         assert_eq!(after(Some(240), 1, 240, 10_000), None, "just what is asked");
         assert_eq!(after(Some(240), 25, 25 * 240, 1000), None, "the same in pieces");
         assert_eq!(after(None, 29, 1, 1000), None, "no rate, so that the gap alone counts");

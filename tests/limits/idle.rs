@@ -57,3 +57,27 @@ async fn a_reader_that_stops_holds_little_of_what_it_asked_for() {
     let grown = gateway.memory().saturating_sub(before) / held.len();
     assert!(grown < 400 << 10, "{grown} bytes for each");
 }
+
+#[tokio::test]
+async fn a_hundred_heads_without_end_cost_no_more_than_their_limit() {
+    let origin = Origin::start().await;
+    let gateway = super::gateway(&origin.url(), "").await;
+    gateway.client().get("/warm").await;
+    let before = gateway.memory_peak();
+    let mut heads = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let client = gateway.client();
+        // Half of them have too many fields, half too large a one.
+        let block = if number % 2 == 0 { "X: 1\r\n".repeat(30_000) } else { "x".repeat(180_000) };
+        heads.spawn(async move {
+            let mut connection = client.connect().await;
+            connection.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Y: ").await.unwrap();
+            let _ = connection.send(block.as_bytes()).await; // closed by then, perhaps
+            connection.read_reply(false).await.unwrap().status
+        });
+    }
+    assert_eq!(heads.join_all().await, [431; 100]);
+    let grown = gateway.memory_peak() - before;
+    assert!(grown < 100 * (96 << 10), "{grown} bytes more");
+    assert_eq!(origin.connections(), 1);
+}
