@@ -11,10 +11,11 @@ The load is the same for all, over TLS and at a fixed rate: 100 requests a secon
 connections that are kept, 50 on connections of their own, 50 on one HTTP/2 connection, and one
 message a second on each of eight WebSockets. It runs for 10 s without reloads, which is what their
 latencies are beside, and then through the reloads: one every 0.2 s, or as soon as the last is in
-force, and for 75 s at most for 200, however busy the machine is. Every reload changes the body of one route,
-by which it is known to be in force, and in turn a field that the proxy adds to responses, the
-certificate, or the servers of the pool. Reloads are asked for by signal: SIGHUP, for HAProxy SIGUSR2
-to the master of `-W`, and again after each second: a master that is about to start over misses some.
+force, and for 0.375 s each at most on average, however busy the machine is. Every reload changes the
+body of one route, by which it is known to be in force, and in turn a field that the proxy adds to
+responses, the certificate, or the servers of the pool. Reloads are asked for by signal: SIGHUP, for
+HAProxy SIGUSR2 to the master of `-W`, and again after each second: a master that is about to start over
+misses some.
 
 reloads       how many were in force within 5 s
 in force      ms from the signal until a new connection is answered by the new configuration, median
