@@ -7,6 +7,7 @@
 mod ask;
 mod certs;
 mod status;
+mod upgrade;
 mod windows_service;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -38,7 +39,8 @@ Without FILE: gateway.yaml in the working directory, else the system's
 Exit status:
   0  done; for run: stopped by SIGTERM or Ctrl-C; for check: no fault, perhaps warnings
   1  could not do it: a file cannot be read, an address cannot be bound, no gateway answers
-  2  the configuration or the command line has faults; for certs check: something is in the way";
+  2  the configuration or the command line has faults; for certs check: something is in the way;
+     for upgrade: the new process did not come up, and the old one goes on";
 
 /// Reverse proxy and TLS gateway, configured by one gateway.yaml.
 #[derive(Debug, Parser)]
@@ -71,6 +73,8 @@ enum Command {
     },
     /// Have a running gateway read its configuration again
     Reload(ask::Where),
+    /// Start a new binary in the place of a running gateway
+    Upgrade(upgrade::Upgrade),
     /// Show how a running gateway stands: sites, servers and their health, certificates
     Status {
         #[command(flatten)]
@@ -153,6 +157,7 @@ fn perform(command: Command, manager: service::Manager) -> anyhow::Result<u8> {
             Err(code) => Ok(code),
         },
         Command::Reload(place) => ask::reload(&place),
+        Command::Upgrade(wish) => upgrade::perform(&wish),
         Command::Status { place, json } => ask::status(&place, json),
         Command::Certs(certs) => certs::perform(certs),
         Command::Schema => print(&format!("{:#}\n", config::schema::json())),
@@ -210,6 +215,7 @@ fn run(
     logs: Option<&Path>,
     mut manager: service::Manager,
 ) -> anyhow::Result<u8> {
+    manager.begin_log();
     let is_for_people = log::is_text(&loaded.config.log);
     let own_file = logs.map(|logs| log_file(logs, "wardgate.log"));
     let control = log::install(&loaded.config.log, own_file.as_ref(), manager.error_log())?;

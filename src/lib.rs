@@ -22,6 +22,7 @@
 //! | engine | what relays the bytes: pingora, behind hooks that only delegate | [`proxy::engine::Engine`] |
 //! | drain | finishing what is in flight when the process, or a listener, ends | [`app`] |
 //! | reload | reading the configuration again, and putting it in force whole or not at all | [`admin::control`] |
+//! | upgrade | starting another process with the sockets of this one, which then drains | [`admin::upgrade`] |
 //!
 //! *Downstream* is the client's side, *upstream* the origin's.
 //!
@@ -85,6 +86,14 @@
 //!    [`Door`], the [`Generation`]. A listener that is gone drains.
 //! 4. The old generation is freed with the last request that pins it.
 //!
+//! # One upgrade
+//!
+//! 1. Somebody asks the [`Control`]. The same task of [`app`] starts the program with handles of all
+//!    sockets ([`service::Successor`]), and waits; the process in whose place it starts is the new one's
+//!    [`service::Manager`]'s business, as systemd is.
+//! 2. The new process starts as any other, takes the [`Inherited`] sockets, says that it is ready, and
+//!    accepts. A second later the old one accepts no more and looks after nothing but what is in flight.
+//!
 //! # One certificate
 //!
 //! 1. [`app`] asks for every site's certificate before anything is accepted: [`tls::pem`] loads an
@@ -113,6 +122,7 @@
 //! [`Failure`]: proxy::failure::Failure
 //! [`Generation`]: proxy::generation::Generation
 //! [`HeadGate`]: listen::HeadGate
+//! [`Inherited`]: listen::Inherited
 //! [`Issuer`]: acme::order::Issuer
 //! [`LocalCa`]: tls::LocalCa
 //! [`OnDemand`]: tls::OnDemand

@@ -1,6 +1,6 @@
 //! What may be asked of a running gateway, and what it answers: the way from whoever asks for a
-//! reload (a signal, a changed file, the admin API, the service control manager) to the one task of
-//! `app` that does it.
+//! reload (a signal, a changed file, the admin API, the service control manager) or an
+//! [upgrade](super::upgrade) to the one task of `app` that does it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,9 +8,24 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
+use super::upgrade::{Turn, Upgrade, UpgradeError, Upgraded, Wish};
+
 /// Asks the task that owns the configuration. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Control(mpsc::Sender<Reload>);
+pub struct Control {
+    requests: mpsc::Sender<Request>,
+    /// Taken while an upgrade is under way, or waits to be.
+    turn: Turn,
+}
+
+/// One request.
+#[derive(Debug)]
+pub enum Request {
+    /// To read the configuration again.
+    Reload(Reload),
+    /// To start another process in the place of this one.
+    Upgrade(Upgrade),
+}
 
 /// One request for a reload.
 #[derive(Debug)]
@@ -69,9 +84,9 @@ impl Control {
     /// The asking end and the answering end. Requests that come while one is worked on wait, at most
     /// `pending` of them; askers beyond that wait for their turn to ask.
     #[must_use]
-    pub fn channel(pending: usize) -> (Self, mpsc::Receiver<Reload>) {
-        let (sender, receiver) = mpsc::channel(pending);
-        (Self(sender), receiver)
+    pub fn channel(pending: usize) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel(pending);
+        (Self { requests, turn: Turn::default() }, receiver)
     }
 
     /// Has the configuration read again, and waits for the outcome.
@@ -80,8 +95,26 @@ impl Control {
     /// [`Stopping`]: the process ends.
     pub async fn reload(&self, reason: &'static str) -> Result<Outcome, Stopping> {
         let (answer, outcome) = oneshot::channel();
-        self.0.send(Reload { reason, answer }).await.map_err(|_| Stopping)?;
+        let request = Request::Reload(Reload { reason, answer });
+        self.requests.send(request).await.map_err(|_| Stopping)?;
         outcome.await.map_err(|_| Stopping)
+    }
+
+    /// Has another process started that takes over, and waits until it has, or will not. Goes on when
+    /// nobody waits any more.
+    ///
+    /// # Errors
+    /// [`UpgradeError`]: this process goes on serving, unless it ends anyway.
+    pub async fn upgrade(
+        &self,
+        reason: &'static str,
+        wish: Wish,
+    ) -> Result<Upgraded, UpgradeError> {
+        let Some(taken) = self.turn.take() else { return Err(UpgradeError::Busy) };
+        let (answer, outcome) = oneshot::channel();
+        let request = Request::Upgrade(Upgrade { reason, wish, answer, taken });
+        self.requests.send(request).await.map_err(|_| UpgradeError::Stopping)?;
+        outcome.await.map_err(|_| UpgradeError::Stopping)?
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) enum Question {
     Config,
     Status,
     Reload,
+    Upgrade,
     Certs(certs::Question),
     Probe,
 }
@@ -46,7 +47,7 @@ pub(super) struct Rules<'a> {
     pub(super) made: Option<&'a Token>,
 }
 
-const NO_SUCH_PATH: &str = "there are /live, /ready, /metrics, /config, /status, /reload, /probe, /certs, /renew, /account\n";
+const NO_SUCH_PATH: &str = "there are /live, /ready, /metrics, /config, /status, /reload, /upgrade, /probe, /certs, /renew, /account\n";
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -62,6 +63,7 @@ impl Question {
             "/config" => Self::Config,
             "/status" => Self::Status,
             "/reload" => Self::Reload,
+            "/upgrade" => Self::Upgrade,
             "/probe" => Self::Probe,
             path => Self::Certs(certs::Question::of(path)?),
         })
@@ -70,7 +72,7 @@ impl Question {
     /// Whether it changes something.
     fn is_change(&self) -> bool {
         match self {
-            Self::Reload | Self::Probe => true,
+            Self::Reload | Self::Upgrade | Self::Probe => true,
             Self::Certs(question) => question.is_change(),
             _ => false,
         }

@@ -1,9 +1,9 @@
 //! The admin listener: what supervisors and operators ask of a running gateway.
 //!
 //! Answers `/live` (the process answers), `/ready` (it serves), `/metrics`, `/config`, `/status`,
-//! `POST /reload`, `POST /probe` and what [`certs`] has about certificates. Called by `app`, which lends
-//! it what it tells about ([`Desk`]). Reads, and changes nothing itself: a reload is passed on through
-//! [`Control`]. `guard` keeps browsers out.
+//! `POST /reload`, `POST /upgrade`, `POST /probe` and what [`certs`] has about certificates. Called by `app`, which lends
+//! it what it tells about ([`Desk`]). Reads, and changes nothing itself: reloads and upgrades are passed
+//! on through [`Control`]. `guard` keeps browsers out.
 
 pub mod certs;
 pub mod control;
@@ -12,6 +12,7 @@ mod probe;
 mod server;
 mod status;
 pub mod token;
+pub mod upgrade;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::config::listener::Protocol;
 use crate::proxy::gateway::Shared;
-pub use control::{Attempted, Control, LastReload, Outcome, Reload, Stopping};
+pub use control::{Attempted, Control, LastReload, Outcome, Reload, Request, Stopping};
 pub use probe::Probes;
 pub use server::serve;
 pub use status::timestamp;

@@ -1,6 +1,7 @@
 //! Connections of the admin listener, and the answers.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,11 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control::{Outcome, Stopping};
 use super::guard::{self, Question, Refusal, Rules};
-use super::{Desk, certs, status};
+use super::{Desk, certs, status, upgrade};
 use crate::net::Host;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
@@ -32,21 +33,43 @@ const MOST: usize = 64 << 10;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Answers on `socket` until `stop`.
-pub async fn serve(socket: TcpListener, desk: Arc<Desk>, stop: CancellationToken) {
+/// Answers on `socket` until `close`, and what was asked by then until `stop`. Drops `accepting` when
+/// no more is accepted.
+pub async fn serve(
+    socket: TcpListener,
+    desk: Arc<Desk>,
+    (close, accepting): (CancellationToken, DropGuard),
+    stop: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    let work = async {
+        accept(socket, desk, &mut connections, &close).await;
+        drop(accepting);
+        while connections.join_next().await.is_some() {}
+    };
+    let _ = stop.run_until_cancelled(work).await;
+}
+
+async fn accept(
+    socket: TcpListener,
+    desk: Arc<Desk>,
+    connections: &mut JoinSet<()>,
+    close: &CancellationToken,
+) {
     // A socket without an address is treated as one that everybody reaches.
     let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
+            () = close.cancelled() => return,
             () = desk.probes.expire() => continue,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = socket.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(serve_connection(stream, Arc::clone(&desk), is_loopback));
+                let (desk, close) = (Arc::clone(&desk), close.clone());
+                connections.spawn(serve_connection(stream, desk, is_loopback, close));
             }
             Err(error) => {
                 tracing::warn!(%error, "paused accepting on the admin address");
@@ -56,7 +79,12 @@ pub async fn serve(socket: TcpListener, desk: Arc<Desk>, stop: CancellationToken
     }
 }
 
-async fn serve_connection(stream: TcpStream, desk: Arc<Desk>, is_loopback: bool) {
+async fn serve_connection(
+    stream: TcpStream,
+    desk: Arc<Desk>,
+    is_loopback: bool,
+    close: CancellationToken,
+) {
     let service = service_fn(move |request| {
         let desk = Arc::clone(&desk);
         async move { Ok::<_, Infallible>(answer(request, &desk, is_loopback).await) }
@@ -66,7 +94,15 @@ async fn serve_connection(stream: TcpStream, desk: Arc<Desk>, is_loopback: bool)
         .header_read_timeout(PATIENCE)
         .max_buf_size(MOST)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = close.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "lost an admin connection");
     }
 }
@@ -103,6 +139,13 @@ where
         Question::Config => typed(StatusCode::OK, YAML, desk.view.load().effective.clone()),
         Question::Status => json(StatusCode::OK, &status::json(desk, SystemTime::now())),
         Question::Reload => reloaded(desk.control.reload("admin").await),
+        Question::Upgrade => match certs::arguments(&body) {
+            Ok(arguments) => {
+                let reply = upgrade::answer(&desk.control, &arguments, is_loopback).await;
+                json(reply.status, &reply.body)
+            }
+            Err(reply) => json(reply.status, &reply.body),
+        },
         Question::Probe => probed(desk, head.uri.query().unwrap_or_default()).await,
         Question::Certs(question) => match certs::arguments(&body) {
             Ok(arguments) => {

@@ -32,6 +32,7 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
     let certificates = desk.shared.certificates.entries();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
         "state": (desk.state)().1,
         "certificates_health": certificates_health(&certificates, now).as_str(),
         "uptime_seconds": desk.started.elapsed().as_secs(),

@@ -11,7 +11,6 @@ use arc_swap::ArcSwapOption;
 use super::certs::CertDesk;
 use super::listeners::NextSocket;
 use super::running::Running;
-use super::state::State;
 use crate::acme::renewer::Standing;
 use crate::admin::{BoundListener, Desk, OrderStatus, Probes, Token, View, token};
 use crate::config::Config;
@@ -49,7 +48,7 @@ impl Running {
             last_reload: self.last.clone(),
             state: Box::new(move || {
                 let state = *state.borrow();
-                (state == State::Running, state.as_str())
+                (state.is_ready(), state.as_str())
             }),
             connections: Box::new(move || census.count()),
             orders: Box::new(move || {

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
-use crate::admin::control::{Control, LastReload, Reload};
+use crate::admin::control::{Control, LastReload, Request};
 use crate::config::Loaded;
 use crate::config::process::LogFile;
 use crate::telemetry::log::LogControl;
 
-/// Requests for a reload that wait; whoever comes beyond that waits for a turn to ask.
+/// Requests that wait; whoever comes beyond that waits for a turn to ask.
 const PENDING: usize = 16;
 
 /// What a gateway starts from, and by what it is reached while it runs.
@@ -22,7 +22,7 @@ pub struct Launch {
     /// Where access lines go instead of standard output.
     pub(super) access_file: Option<LogFile>,
     pub(super) control: Control,
-    pub(super) requests: mpsc::Receiver<Reload>,
+    pub(super) requests: mpsc::Receiver<Request>,
     pub(super) last: LastReload,
 }
 

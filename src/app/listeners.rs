@@ -4,6 +4,7 @@
 //! there, so that nobody is refused in between. A listener is the same while its name and its
 //! protocol are; then its connections go on.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::StartError;
 use super::prepare::Basis;
 use crate::config::listener::{BindAddress, Listener, Protocol};
 use crate::listen::connection::{Door, Surroundings, enable_fast_open};
-use crate::listen::{Bound, Inherited, bind_address};
+use crate::listen::{Bound, Inherited, Owner, bind_address};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
 use crate::telemetry::metrics::ListenerMetrics;
@@ -131,6 +132,12 @@ impl Socket {
         Self { at, door: Arc::new(ArcSwap::new(Arc::clone(door))), close, handle }
     }
 
+    /// Another handle, and what its owner calls it.
+    pub(super) fn to_pass_on(&self) -> io::Result<(String, std::net::TcpListener)> {
+        let name = Owner::Listener(&self.at.listener).socket_name(self.at.address);
+        Ok((name, self.handle.try_clone()?))
+    }
+
     /// Lets connections come in through `door` from here on.
     pub(super) fn turn_to(&mut self, at: Place, door: &Arc<Door>) {
         let old = self.door.swap(Arc::clone(door));
@@ -152,14 +159,14 @@ impl Socket {
 }
 
 /// Finds sockets for every address of `listeners`: those at `present` where there are any, else
-/// `inherited` ones, else new ones. What nobody has inherited is closed.
+/// `inherited` ones, else new ones.
 ///
 /// # Errors
 /// [`StartError`] for the first address that cannot be had. What was bound is closed again.
 pub(super) fn place(
     listeners: &[Listener],
     present: &[Place],
-    mut inherited: Inherited,
+    inherited: &mut Inherited,
 ) -> Result<Vec<NextSocket>, StartError> {
     let wanted: Vec<(usize, BindAddress)> = listeners
         .iter()
@@ -172,7 +179,8 @@ pub(super) fn place(
     for ((index, address), kept) in wanted.into_iter().zip(assign(present, &named)) {
         let listener = &listeners[index];
         let found: Vec<_> = if kept.is_empty() {
-            let bound = match inherited.take(address) {
+            let owner = Owner::Listener(&listener.name);
+            let bound = match inherited.take(owner, address) {
                 none if none.is_empty() => vec![bind_address(listener, address)?],
                 taken => taken,
             };
@@ -185,7 +193,6 @@ pub(super) fn place(
             sockets.push(NextSocket { listener: index, at, origin });
         }
     }
-    inherited.close();
     Ok(sockets)
 }
 
@@ -204,7 +211,7 @@ fn fresh(listener: &Listener, bound: Bound) -> Result<(SocketAddr, Origin), Star
 fn assign(present: &[Place], wanted: &[(&str, BindAddress)]) -> Vec<Vec<usize>> {
     let mut is_free = vec![true; present.len()];
     let mut take = |address: BindAddress, is_wanted: &dyn Fn(&Place) -> bool| {
-        let most = if is_any_port(address) { 1 } else { usize::MAX };
+        let most = if address.is_any_port() { 1 } else { usize::MAX };
         let found = present.iter().enumerate().filter(|(at, it)| is_free[*at] && is_wanted(it));
         let found: Vec<usize> = found.map(|(at, _)| at).take(most).collect();
         for at in &found {
@@ -217,20 +224,13 @@ fn assign(present: &[Place], wanted: &[(&str, BindAddress)]) -> Vec<Vec<usize>> 
         .map(|(name, address)| take(*address, &|it| it.listener == *name && it.address == *address))
         .collect();
     for (found, (_, address)) in found.iter_mut().zip(wanted) {
-        if found.is_empty() && !is_any_port(*address) {
+        if found.is_empty() && !address.is_any_port() {
             let is_there =
                 |it: &Place| it.address == *address || BindAddress::Addr(it.local) == *address;
             *found = take(*address, &is_there);
         }
     }
     found
-}
-
-fn is_any_port(address: BindAddress) -> bool {
-    match address {
-        BindAddress::Any { port } => port == 0,
-        BindAddress::Addr(address) => address.port() == 0,
-    }
 }
 
 /// What requests need to know of the listeners.

@@ -20,22 +20,23 @@ pub mod signal;
 mod stapling;
 pub mod state;
 mod supervise;
+mod upgrade;
 mod watch;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::acme::event::Events;
-use crate::acme::renewer::Commands;
-use crate::admin::control::Reload;
+use crate::acme::event::{Events, Told};
+use crate::acme::renewer::{Command, Commands};
+use crate::admin::control::Request;
 use crate::config::process::Shutdown;
 use crate::listen::{BindError, Inherited};
 use crate::proxy::failure::Failure;
 use crate::proxy::gateway::Shared;
-use crate::service;
+use crate::service::{self, HandOver, Successor};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLogError;
 use crate::tls::client_auth::PolicyError;
@@ -50,7 +51,7 @@ use inputs::Inputs;
 pub use launch::Launch;
 use prepare::{Basis, prepare};
 use running::Running;
-use signal::{ReloadRequests, StopRequests};
+use signal::{ReloadRequests, StopRequests, UpgradeRequests};
 use state::{Stage, State};
 use supervise::Pulse;
 
@@ -104,6 +105,9 @@ pub enum StartError {
     /// Signals.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
+    /// Whoever supervised it knows nothing of this process.
+    #[error("the gateway in whose place this one was started has ended")]
+    Orphaned(#[source] std::io::Error),
     /// A defect of ours; the log has its place.
     #[error("building what the configuration needs panicked")]
     Panicked,
@@ -123,30 +127,56 @@ pub async fn run(
     stage.enter(State::Initializing);
     let mut stops = StopRequests::listen(manager.take_stops()).map_err(StartError::Signals)?;
     let reloads = ReloadRequests::listen(manager.take_reloads()).map_err(StartError::Signals)?;
-    let inherited = manager.take_sockets();
-    let (mut running, mut requests) = start(launch, inherited, stage.clone()).await?;
-    stage.enter(State::Running);
+    let upgrades = UpgradeRequests::listen().map_err(StartError::Signals)?;
+    let (mut running, mut requests, before) = start(launch, manager, stage.clone()).await?;
     greet(&running, on_ready);
-    let pulse = begin_background(&running, reloads, manager);
+    let pulse = begin_background(&running, reloads, upgrades, manager);
     manager.ready(&supervise::summary(&running));
     let life = async {
-        let reason = serve(&mut running, &mut requests, &mut stops, manager).await;
+        let end = serve(&mut running, &mut requests, &mut stops, (manager, before)).await;
         drop(requests);
         let shutdown = running.generation().config.shutdown;
         manager.stopping(supervise::longest_end(shutdown));
-        announce_stop(reason, running.census.count(), shutdown);
-        stage.enter(State::Stopping);
-        drain(&mut running, shutdown, &mut stops).await;
+        announce_stop(end.reason(), running.census.count(), shutdown);
+        stage.enter(end.state());
+        drain(&mut running, shutdown, &mut stops, end).await;
     };
     tokio::select! {
         () = life => {}
         never = pulse.beat() => match never {},
     }
+    running.caretakers.stop();
+    running.caretakers.finish(LAST_STEPS).await;
+    running.finish_admin().await;
     running.background.stop();
     running.background.finish(LAST_STEPS).await;
     stage.enter(State::Terminated);
     say_goodbye(&running.shared).await;
     Ok(())
+}
+
+/// Why a process does not go on.
+enum End {
+    /// Somebody has told it to stop, in this way.
+    Stop(&'static str),
+    /// Another process has taken over.
+    Upgraded(Box<Successor>),
+}
+
+impl End {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Stop(reason) => reason,
+            Self::Upgraded(_) => "upgrade",
+        }
+    }
+
+    fn state(&self) -> State {
+        match self {
+            Self::Stop(_) => State::Stopping,
+            Self::Upgraded(_) => State::Upgraded,
+        }
+    }
 }
 
 fn greet(running: &Running, on_ready: impl FnOnce(&Greeting<'_>)) {
@@ -157,14 +187,16 @@ fn greet(running: &Running, on_ready: impl FnOnce(&Greeting<'_>)) {
     on_ready(&Greeting { config: &generation.config, ports: &ports, admin });
 }
 
-/// Starts what asks for reloads, and what feeds a watchdog as long as the pulse is felt.
+/// Starts what asks for reloads and upgrades, and what feeds a watchdog as long as the pulse is felt.
 fn begin_background(
     running: &Running,
     reloads: ReloadRequests,
+    upgrades: UpgradeRequests,
     manager: &service::Manager,
 ) -> Pulse {
     let (background, control) = (&running.background, &running.control);
     background.spawn("reloads", reloads.pass_on(control.clone(), background.stop_token()));
+    background.spawn("upgrades", upgrades.pass_on(control.clone(), background.stop_token()));
     if running.file.is_some() {
         let files = running.watched.subscribe();
         background.spawn("files", watch::watch(control.clone(), files, background.stop_token()));
@@ -193,12 +225,14 @@ async fn say_goodbye(shared: &Shared) {
     tracing::info!(panics, dropped_lines, "terminated");
 }
 
-/// Builds what the configuration needs, and puts it in force.
+/// Builds what the configuration needs, and puts it in force. Returns what runs, what it is asked for,
+/// and what the process before has yet to say, if there is one.
 async fn start(
     launch: Launch,
-    inherited: Vec<TcpListener>,
+    manager: &mut service::Manager,
     stage: Stage,
-) -> Result<(Running, mpsc::Receiver<Reload>), StartError> {
+) -> Result<(Running, mpsc::Receiver<Request>, Option<HandOver>), StartError> {
+    let inherited = manager.take_sockets().map_err(StartError::Orphaned)?;
     let Launch { loaded, file, log, access_file, control, requests, last } = launch;
     let metrics = begin_metrics();
     let (events, told) = Events::new(Arc::clone(&metrics));
@@ -225,65 +259,110 @@ async fn start(
     stapling::ask_first(&mut first.sources, &certificates.store, &metrics).await;
     let launch = (file, log, access_file, control, last);
     let (commands, receiver) = Commands::channel();
-    let mut running = Running::new(&first, (certificates, commands), metrics, stage, launch);
+    let counted = Arc::clone(&metrics);
+    let mut running =
+        Running::new(&first, (certificates, commands), metrics, stage.clone(), launch);
+    // Nothing can fail any more, and nothing is accepted yet.
+    let before = manager.take_over().map_err(StartError::Orphaned)?;
+    if before.is_some() {
+        counted.upgraded(true);
+    }
+    stage.enter(State::Running);
     running.put_in_force(first);
-    let keep =
-        certificates::keep(Arc::clone(&running.certificates), running.background.stop_token());
-    running.background.spawn("certificates", keep);
-    let hand_over =
-        certificates::hand_over(Arc::clone(&running.certificates), running.background.stop_token());
-    running.background.spawn("imported certificates", hand_over);
-    let (kept, counted) = (Arc::clone(&running.certificates), Arc::clone(&running.shared.metrics));
-    let staple = stapling::keep(kept, counted, running.background.stop_token());
-    running.background.spawn("stapling", staple);
-    let renew = running.certificates.renewer(receiver).keep(running.background.stop_token());
-    running.background.spawn("acme", renew);
-    let hooks = running.certificates.hooks(told).run(running.background.stop_token());
-    running.background.spawn("hooks", hooks);
-    let watch =
-        lifetimes::watch(Arc::clone(&running.certificates), running.background.stop_token());
-    running.background.spawn("lifetimes", watch);
+    care(&running, receiver, told);
     let watch = overload::Watch::begin(Arc::clone(&running.shared));
     running.background.spawn("overload", watch.keep(running.background.stop_token()));
-    Ok((running, requests))
+    Ok((running, requests, before))
+}
+
+/// Starts what looks after certificates.
+fn care(running: &Running, commands: mpsc::Receiver<Command>, told: Told) {
+    let certificates = || Arc::clone(&running.certificates);
+    let (tasks, stop) = (&running.caretakers, || running.caretakers.stop_token());
+    tasks.spawn("certificates", certificates::keep(certificates(), stop()));
+    tasks.spawn("imported certificates", certificates::hand_over(certificates(), stop()));
+    let counted = Arc::clone(&running.shared.metrics);
+    tasks.spawn("stapling", stapling::keep(certificates(), counted, stop()));
+    tasks.spawn("acme", running.certificates.renewer(commands).keep(stop()));
+    tasks.spawn("hooks", running.certificates.hooks(told).run(stop()));
+    tasks.spawn("lifetimes", lifetimes::watch(certificates(), stop()));
 }
 
 fn begin_metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new(Failure::ALL.iter().map(Failure::token), SystemTime::now()))
 }
 
-/// Serves, and reloads when asked to, until a request to stop. Returns what that was.
+/// Serves, and does what is asked for, until a request to stop or until another process has taken
+/// over. `before` is what the process before has yet to say.
 async fn serve(
     running: &mut Running,
-    requests: &mut mpsc::Receiver<Reload>,
+    requests: &mut mpsc::Receiver<Request>,
     stops: &mut StopRequests,
-    manager: &service::Manager,
-) -> &'static str {
-    let reload = async {
-        while let Some(request) = requests.recv().await {
-            running.reload(request, manager).await;
+    (manager, before): (&service::Manager, Option<HandOver>),
+) -> End {
+    let mut is_waiting = before.is_some();
+    let handed_over = async {
+        match before {
+            Some(before) => before.wait().await,
+            None => std::future::pending().await,
         }
-        // Whoever may ask is gone; the process itself may.
-        std::future::pending().await
+    };
+    let work = async {
+        let mut handed_over = std::pin::pin!(handed_over);
+        loop {
+            tokio::select! {
+                is_told = &mut handed_over, if is_waiting => {
+                    is_waiting = false;
+                    if !is_told {
+                        tracing::warn!("the process before is gone without handing over");
+                    }
+                    manager.ready(&supervise::summary(running));
+                }
+                request = requests.recv() => match request {
+                    Some(Request::Reload(request)) => running.reload(request, manager).await,
+                    Some(Request::Upgrade(request)) => {
+                        if let Some(next) = running.upgrade(request, manager, is_waiting).await {
+                            return next;
+                        }
+                    }
+                    // Whoever may ask is gone; the process itself may.
+                    None => std::future::pending().await,
+                }
+            }
+        }
     };
     tokio::select! {
-        reason = stops.next() => reason,
-        () = reload => "",
+        reason = stops.next() => End::Stop(reason),
+        next = work => End::Upgraded(Box::new(next)),
     }
 }
 
 /// Finishes what is in flight, at most `shutdown.grace`; a second request to stop cuts. What is
 /// left then is dropped, and has its access line.
-async fn drain(running: &mut Running, shutdown: Shutdown, stops: &mut StopRequests) {
+async fn drain(running: &mut Running, shutdown: Shutdown, stops: &mut StopRequests, end: End) {
     let started = Instant::now();
+    // A service manager that stops the next process tells this one as well.
+    let is_first = matches!(end, End::Upgraded(_));
     let finish = async {
-        tokio::time::sleep(shutdown.delay).await;
-        running.close();
-        running.finish(shutdown.grace).await;
+        match end {
+            End::Stop(_) => {
+                tokio::time::sleep(shutdown.delay).await;
+                running.close();
+                running.finish(shutdown.grace).await;
+            }
+            End::Upgraded(next) => running.make_way(*next, shutdown).await,
+        }
+    };
+    let cut = async {
+        if is_first {
+            let reason = stops.next().await;
+            tracing::info!(reason, "finishes what is in flight already");
+        }
+        stops.next().await
     };
     tokio::select! {
         () = finish => {}
-        reason = stops.next() => tracing::warn!(reason, "cutting what is in flight"),
+        reason = cut => tracing::warn!(reason, "cutting what is in flight"),
     }
     running.close();
     running.cut(started).await;

@@ -17,11 +17,12 @@ use crate::acme::event::Events;
 use crate::acme::fleet::Fleet;
 use crate::acme::renewer::Assignment;
 use crate::admin::{Token, View};
+use crate::config::listener::BindAddress;
 use crate::config::process::{AccessLog as Destination, Admin, Log, LogFile};
 use crate::config::upstream::Upstream;
 use crate::config::{Config, Loaded, effective};
-use crate::listen::Inherited;
 use crate::listen::connection::Door;
+use crate::listen::{Inherited, Owner};
 use crate::proxy::generation::Generation;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
@@ -83,6 +84,8 @@ pub(super) enum NextAdmin {
         at: AdminPlace,
         /// To accept on.
         socket: tokio::net::TcpListener,
+        /// The same socket.
+        handle: TcpListener,
     },
 }
 
@@ -108,11 +111,12 @@ pub(super) fn prepare(
     loaded: &Loaded,
     inputs: Inputs,
     basis: &Basis,
-    inherited: Inherited,
+    mut inherited: Inherited,
 ) -> Result<Prepared, StartError> {
     let config = loaded.config.clone();
-    let sockets = listeners::place(&config.listeners, &basis.sockets, inherited)?;
-    let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref())?;
+    let sockets = listeners::place(&config.listeners, &basis.sockets, &mut inherited)?;
+    let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref(), &mut inherited)?;
+    inherited.close();
     let (fleet, events) = (basis.fleet.clone(), &basis.events);
     let (sources, assignment) = certificates::load(&config, fleet, events, SystemTime::now())?;
     let current = basis.current.as_ref();
@@ -155,21 +159,24 @@ impl NextAdmin {
 fn next_admin(
     admin: Option<&Admin>,
     present: Option<&AdminPlace>,
+    inherited: &mut Inherited,
 ) -> Result<NextAdmin, StartError> {
     let Some(admin) = admin else { return Ok(NextAdmin::Off) };
     let address = admin.bind;
     if let Some(present) = present.filter(|present| present.address == address) {
         return Ok(NextAdmin::Kept(present.clone()));
     }
-    let bound = TcpListener::bind(address).and_then(|socket| {
-        socket.set_nonblocking(true)?;
-        let socket = tokio::net::TcpListener::from_std(socket)?;
-        Ok((socket.local_addr()?, socket))
+    let found = inherited.take(Owner::Admin, BindAddress::Addr(address)).pop();
+    let bound = found.map_or_else(|| TcpListener::bind(address), |found| Ok(found.socket));
+    let bound = bound.and_then(|handle| {
+        handle.set_nonblocking(true)?;
+        let socket = tokio::net::TcpListener::from_std(handle.try_clone()?)?;
+        Ok((handle.local_addr()?, socket, handle))
     });
     match bound {
-        Ok((local, socket)) => {
+        Ok((local, socket, handle)) => {
             let at = AdminPlace { address, local, storage: PathBuf::new(), token: None };
-            Ok(NextAdmin::Bound { at, socket })
+            Ok(NextAdmin::Bound { at, socket, handle })
         }
         Err(source) => Err(StartError::Admin { address, source }),
     }

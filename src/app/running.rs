@@ -1,6 +1,7 @@
 //! What runs: sockets, connections, pools and certificates of the configuration in force, and their
 //! replacement by those of the next.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use super::prepare::{AdminPlace, Basis, Current, NextAdmin, Prepared};
 use super::state::Stage;
 use crate::acme::renewer::Commands;
 use crate::admin::{self, Control, Desk, LastReload, View};
+use crate::config::listener::BindAddress;
 use crate::config::process::LogFile;
+use crate::listen::Owner;
 use crate::listen::connection::{Census, Door, Surroundings, accept};
 use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
@@ -56,6 +59,10 @@ pub(super) struct Running {
     pub(super) last: LastReload,
     /// What lasts as long as the process.
     pub(super) background: Tasks,
+    /// Admin listeners, and what is asked of them.
+    admins: Tasks,
+    /// What looks after certificates and changes, until another process does.
+    pub(super) caretakers: Tasks,
     /// By index of the configuration's listeners.
     doors: Vec<Arc<Door>>,
     sockets: Vec<Socket>,
@@ -86,7 +93,13 @@ struct KeptPool {
 struct AdminSocket {
     at: AdminPlace,
     desk: Arc<Desk>,
+    /// Ends its accept loop.
+    close: CancellationToken,
+    /// Fires when that has ended.
+    closed: CancellationToken,
     stop: CancellationToken,
+    /// The other handle to the socket.
+    handle: std::net::TcpListener,
 }
 
 impl Running {
@@ -120,6 +133,8 @@ impl Running {
             control,
             last,
             background: Tasks::new(),
+            admins: Tasks::new(),
+            caretakers: Tasks::new(),
             doors: Vec::new(),
             sockets: Vec::new(),
             pools: Vec::new(),
@@ -203,11 +218,13 @@ impl Running {
 
     /// What connections of a new listener are served with.
     fn surroundings(&self) -> Surroundings {
+        let drain = self.drain.child_token();
         Surroundings {
             engine: Arc::clone(&self.engine),
             census: Arc::clone(&self.census),
             tasks: Tasks::new(),
-            drain: self.drain.child_token(),
+            leave: drain.child_token(),
+            drain,
         }
     }
 
@@ -319,7 +336,7 @@ impl Running {
                 return;
             }
             NextAdmin::Off => None,
-            NextAdmin::Bound { at, socket } => Some(self.start_admin(at, socket)),
+            NextAdmin::Bound { at, socket, handle } => Some(self.start_admin(at, socket, handle)),
         };
         if let Some(old) = std::mem::replace(&mut self.admin, next) {
             old.stop.cancel();
@@ -327,17 +344,65 @@ impl Running {
         }
     }
 
-    fn start_admin(&self, at: AdminPlace, socket: tokio::net::TcpListener) -> AdminSocket {
+    fn start_admin(
+        &self,
+        at: AdminPlace,
+        socket: tokio::net::TcpListener,
+        handle: std::net::TcpListener,
+    ) -> AdminSocket {
         tracing::info!(server.address = %at.local, "admin listening");
         let desk = Arc::new(self.desk(at.token.clone()));
-        let stop = self.background.stop_token();
-        self.background.spawn("admin", admin::serve(socket, Arc::clone(&desk), stop.clone()));
-        AdminSocket { at, desk, stop }
+        let (close, closed) = (CancellationToken::new(), CancellationToken::new());
+        let stop = self.admins.stop_token();
+        let ends = (close.clone(), closed.clone().drop_guard());
+        self.admins.spawn("admin", admin::serve(socket, Arc::clone(&desk), ends, stop.clone()));
+        AdminSocket { at, desk, close, closed, stop, handle }
     }
 
     /// Where the admin listener is.
     pub(super) fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(|admin| admin.at.local)
+    }
+
+    /// Every socket that is accepted on, with its name, for another process to accept on as well.
+    pub(super) fn sockets_to_pass_on(&self) -> io::Result<Vec<(String, std::net::TcpListener)>> {
+        let mut passed =
+            self.sockets.iter().map(Socket::to_pass_on).collect::<io::Result<Vec<_>>>()?;
+        if let Some(admin) = &self.admin {
+            let name = Owner::Admin.socket_name(BindAddress::Addr(admin.at.address));
+            passed.push((name, admin.handle.try_clone()?));
+        }
+        Ok(passed)
+    }
+
+    /// Leaves new connections to another process, those of the admin listener as well.
+    pub(super) async fn stop_accepting(&mut self) {
+        self.close();
+        if let Some(admin) = self.admin.take() {
+            admin.close.cancel();
+            // It is about to look.
+            let _ = tokio::time::timeout(LAST_STEPS, admin.closed.cancelled()).await;
+        }
+        self.accepting.finish(LAST_STEPS).await;
+    }
+
+    /// Answers those that are connected for the last time. Who has no answer to come is not told yet,
+    /// for at most `patience`.
+    pub(super) async fn give_way(&self, patience: Duration) {
+        self.engine.stop();
+        for door in &self.doors {
+            door.around.leave.cancel();
+        }
+        join_all(self.doors.iter().map(|door| door.around.tasks.finish(patience))).await;
+    }
+
+    /// Lets what was asked of the admin listener be answered, if it accepts no more, and ends it.
+    pub(super) async fn finish_admin(&self) {
+        if self.admin.is_none() {
+            self.admins.finish(LAST_STEPS).await;
+        }
+        self.admins.stop();
+        self.admins.finish(LAST_STEPS).await;
     }
 
     /// Accepts no more.

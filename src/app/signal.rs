@@ -1,10 +1,14 @@
 //! What the system and the service manager tell the process.
+//!
+//! SIGUSR2 asks for an upgrade, as with other gateways that can be replaced while they run; where
+//! there are no upgrades it is left alone.
 
 use std::io;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::control::Control;
+use crate::admin::upgrade::{UpgradeError, Wish};
 use crate::service;
 
 /// Requests to stop, one after the other: the first drains, the second cuts.
@@ -132,5 +136,54 @@ impl ReloadRequests {
     async fn next(&mut self) -> &'static str {
         self.manager.next().await;
         "service"
+    }
+}
+
+/// Requests to start another process in the place of this one.
+#[derive(Debug)]
+pub struct UpgradeRequests {
+    #[cfg(target_os = "linux")]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl UpgradeRequests {
+    /// Takes SIGUSR2 over from the system.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(target_os = "linux")]
+            signal: {
+                use tokio::signal::unix::{SignalKind, signal};
+                signal(SignalKind::user_defined2())?
+            },
+        })
+    }
+
+    /// Asks for an upgrade at every request until `stop`. Those that come during one are lost, as one
+    /// at a time is enough. The log tells what became of it.
+    pub async fn pass_on(mut self, control: Control, stop: CancellationToken) {
+        while stop.run_until_cancelled(self.next()).await.is_some() {
+            let upgrade = control.upgrade("SIGUSR2", Wish::default());
+            match stop.run_until_cancelled(upgrade).await {
+                Some(Err(UpgradeError::Stopping)) | None => return,
+                Some(Err(UpgradeError::Busy)) => {
+                    tracing::warn!(reason = "SIGUSR2", "another upgrade is under way");
+                }
+                Some(Ok(_) | Err(_)) => {}
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn next(&mut self) {
+        // Nothing comes any more once the signal's stream has ended, which it never does.
+        let _ = self.signal.recv().await;
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    async fn next(&mut self) {
+        std::future::pending().await
     }
 }

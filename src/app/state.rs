@@ -2,7 +2,8 @@
 
 use tokio::sync::watch;
 
-/// Where the process stands: `Initializing → Running → Stopping → Terminated`.
+/// Where the process stands: `Initializing → Running → Stopping → Terminated`; after an upgrade
+/// `Upgraded` in the place of `Stopping`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
     /// Binding, loading, building.
@@ -11,11 +12,19 @@ pub enum State {
     Running,
     /// Finishing what is in flight.
     Stopping,
+    /// The same, while another process serves on the same addresses.
+    Upgraded,
     /// Done.
     Terminated,
 }
 
 impl State {
+    /// Whether new requests are served at the gateway's addresses, by whichever process.
+    #[must_use]
+    pub fn is_ready(self) -> bool {
+        matches!(self, Self::Running | Self::Upgraded)
+    }
+
     /// The word for it in logs, `/ready` and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -23,6 +32,7 @@ impl State {
             Self::Initializing => "initializing",
             Self::Running => "running",
             Self::Stopping => "stopping",
+            Self::Upgraded => "upgraded",
             Self::Terminated => "terminated",
         }
     }

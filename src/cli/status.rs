@@ -12,11 +12,12 @@ const LISTED: usize = 40;
 /// The text for what the gateway answered.
 pub(super) fn text(status: &Value) -> String {
     let mut out = format!(
-        "Wardgate {}, {} for {}, generation {}\n",
+        "Wardgate {}, {} for {}, generation {}{}\n",
         plain(&status["version"]),
         plain(&status["state"]),
         span(status["uptime_seconds"].as_u64().unwrap_or_default()),
         status["generation"],
+        status["pid"].as_u64().map(|pid| format!(", process {pid}")).unwrap_or_default(),
     );
     let _ = writeln!(
         out,
@@ -256,7 +257,7 @@ mod tests {
     #[test]
     fn a_person_sees_what_is_wrong_within_eighty_columns() {
         let status = json!({
-            "version": "1.2.3", "state": "running", "uptime_seconds": 11_525, "generation": 4,
+            "version": "1.2.3", "pid": 4711, "state": "running", "uptime_seconds": 11_525, "generation": 4,
             "connections": 12, "requests_in_flight": 3,
             "last_reload": {
                 "outcome": "rejected", "generation": 4, "at": "2026-07-01T12:00:00Z",
@@ -287,7 +288,7 @@ mod tests {
             ],
         });
         let wanted = "\
-Wardgate 1.2.3, running for 3 h 12 min, generation 4
+Wardgate 1.2.3, running for 3 h 12 min, generation 4, process 4711
   12 connections, 3 requests in flight
   certificates: 2 failing, 1 degraded, served all the same
   last reload rejected, 2026-07-01 12:00:00 UTC (file)

@@ -50,6 +50,17 @@ pub enum BindAddress {
     Addr(SocketAddr),
 }
 
+impl BindAddress {
+    /// Whether the kernel chooses the port.
+    #[must_use]
+    pub fn is_any_port(self) -> bool {
+        match self {
+            Self::Any { port } => port == 0,
+            Self::Addr(address) => address.port() == 0,
+        }
+    }
+}
+
 /// What a client speaks first on a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Protocol {

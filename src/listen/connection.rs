@@ -38,6 +38,10 @@ pub struct Surroundings {
     /// Fires when connections are to end after what they are doing: the process ends, or a reload
     /// has removed the listener.
     pub drain: CancellationToken,
+    /// Fires with `drain`, or before it when another process takes over: connections that can tell
+    /// their clients to come again do so, and the others wait for one more request. A client that is
+    /// just sending it would see its connection closed instead of an answer.
+    pub leave: CancellationToken,
 }
 
 impl Surroundings {

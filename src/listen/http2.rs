@@ -146,13 +146,13 @@ impl Serving {
     async fn run(&mut self, streams: &mut Streams, mut ear: Ear<'_>) {
         // For as long as the connection: listening anew each time would take locks, one of which all
         // connections share.
-        let (drain, flood) = (self.around.drain.clone(), Arc::clone(&self.flood));
-        let (mut drained, mut flooded) = (pin!(drain.cancelled()), pin!(flood.notified()));
+        let (leave, flood) = (self.around.leave.clone(), Arc::clone(&self.flood));
+        let (mut leaving, mut flooded) = (pin!(leave.cancelled()), pin!(flood.notified()));
         loop {
             let patience = if self.is_leaving { FAREWELL } else { self.limits.idle_timeout };
             let accepted = tokio::select! {
                 biased;
-                () = drained.as_mut(), if !self.is_leaving => {
+                () = leaving.as_mut(), if !self.is_leaving => {
                     self.leave(streams);
                     continue;
                 }

@@ -1,6 +1,11 @@
-//! Sockets that somebody else has bound: a service manager hands them over.
+//! Sockets that somebody else has bound: a service manager hands them over, or the gateway in whose
+//! place this one is started.
 //!
 //! Answers "which of them serves this address?". Called by `app` at the start. Never binds.
+//!
+//! # Why names
+//! Sockets are matched by address, whatever they are called. Only where the kernel chose the port
+//! does the address not tell: there the older gateway's name for the socket says whose it was.
 
 use std::net::TcpListener;
 
@@ -9,32 +14,52 @@ use socket2::SockRef;
 use super::Bound;
 use crate::config::listener::BindAddress;
 
-/// Sockets that listen already and are not in service yet.
+/// Sockets that listen already and are not in service yet, with their names.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<TcpListener>);
+pub struct Inherited(Vec<(String, TcpListener)>);
+
+/// Whose a socket is.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner<'a> {
+    /// Of the listener with this name.
+    Listener(&'a str),
+    /// Of the admin listener.
+    Admin,
+}
 
 impl Inherited {
     /// Takes over `sockets`, which have to be non-blocking.
     #[must_use]
-    pub fn new(sockets: Vec<TcpListener>) -> Self {
+    pub fn new(sockets: Vec<(String, TcpListener)>) -> Self {
         Self(sockets)
     }
 
-    /// The sockets that are bound as `address` would be; none where there is no such one.
+    /// The sockets that are bound as `address` of `owner` would be; none where there is no such one.
     ///
     /// [`BindAddress::Any`] is one socket for IPv6 and IPv4 together, or what there is of one for each.
     /// An explicit IPv6 address never takes IPv4 connections, so a socket that does is another. Backlogs
     /// stay as they are.
-    pub fn take(&mut self, address: BindAddress) -> Vec<Bound> {
+    pub fn take(&mut self, owner: Owner<'_>, address: BindAddress) -> Vec<Bound> {
+        if address.is_any_port() {
+            let name = owner.socket_name(address);
+            let is_it = |(called, socket): &(String, TcpListener)| {
+                *called == name
+                    && socket.local_addr().is_ok_and(|local| {
+                        is_bound_to(socket, owner, with_port(address, local.port()))
+                    })
+            };
+            let place = self.0.iter().position(is_it);
+            return place.and_then(|place| bound(self.0.remove(place).1)).into_iter().collect();
+        }
         let (wanted, others): (Vec<_>, Vec<_>) =
-            self.0.drain(..).partition(|socket| is_bound_to(socket, address));
+            self.0.drain(..).partition(|(_, socket)| is_bound_to(socket, owner, address));
         self.0 = others;
-        wanted.into_iter().filter_map(bound).collect()
+        wanted.into_iter().filter_map(|(_, socket)| bound(socket)).collect()
     }
 
     /// Closes what no listener has taken, and says so.
     pub fn close(self) {
-        for unused in self.0 {
+        for (_, unused) in self.0 {
             let Ok(address) = unused.local_addr() else { continue };
             if takes_both_families(&unused) {
                 tracing::warn!(server.address = %address, "closed an inherited socket for both families that no listener names");
@@ -45,9 +70,38 @@ impl Inherited {
     }
 }
 
-fn is_bound_to(socket: &TcpListener, address: BindAddress) -> bool {
+impl Owner<'_> {
+    /// What a socket is called when it is handed over: whose it is, and whether the kernel chose its
+    /// port. Without colons, which `LISTEN_FDNAMES` has between names.
+    #[must_use]
+    pub fn socket_name(self, address: BindAddress) -> String {
+        let mut name: String = match self {
+            // The encoding has no `#`.
+            Self::Listener(name) => form_urlencoded::byte_serialize(name.as_bytes()).collect(),
+            Self::Admin => "#admin".to_owned(),
+        };
+        if address.is_any_port() {
+            name.push_str("#0");
+        }
+        name
+    }
+}
+
+fn with_port(address: BindAddress, port: u16) -> BindAddress {
+    match address {
+        BindAddress::Any { .. } => BindAddress::Any { port },
+        BindAddress::Addr(mut address) => {
+            address.set_port(port);
+            BindAddress::Addr(address)
+        }
+    }
+}
+
+fn is_bound_to(socket: &TcpListener, owner: Owner<'_>, address: BindAddress) -> bool {
     let Ok(local) = socket.local_addr() else { return false };
     match address {
+        // The admin listener on every IPv6 address is on what the system makes of that.
+        BindAddress::Addr(address) if matches!(owner, Owner::Admin) => local == address,
         BindAddress::Addr(address) => local == address && !takes_both_families(socket),
         BindAddress::Any { port } => local.ip().is_unspecified() && local.port() == port,
     }
@@ -72,6 +126,8 @@ mod tests {
 
     use super::*;
 
+    const WEB: Owner<'_> = Owner::Listener("web");
+
     fn listening(address: &str, is_only_v6: bool) -> TcpListener {
         let address: SocketAddr = address.parse().unwrap();
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
@@ -83,6 +139,10 @@ mod tests {
         socket.into()
     }
 
+    fn inherit(sockets: Vec<TcpListener>) -> Inherited {
+        Inherited::new(sockets.into_iter().map(|socket| ("any name".to_owned(), socket)).collect())
+    }
+
     fn port(socket: &TcpListener) -> u16 {
         socket.local_addr().unwrap().port()
     }
@@ -91,14 +151,17 @@ mod tests {
     fn an_address_gets_the_socket_that_is_bound_to_exactly_it() {
         let (one, other) = (listening("127.0.0.1:0", true), listening("0.0.0.0:0", true));
         let (local, any) = (one.local_addr().unwrap(), port(&other));
-        let mut inherited = Inherited::new(vec![one, other]);
+        let mut inherited = inherit(vec![one, other]);
         let loopback = BindAddress::Addr(([127, 0, 0, 1], any).into());
-        assert!(inherited.take(loopback).is_empty(), "0.0.0.0 is more than 127.0.0.1");
-        assert!(inherited.take(BindAddress::Any { port: local.port() }).is_empty(), "and less");
-        assert_eq!(inherited.take(BindAddress::Addr(local))[0].local, local);
-        assert!(inherited.take(BindAddress::Addr(local)).is_empty(), "each is given once");
+        assert!(inherited.take(WEB, loopback).is_empty(), "0.0.0.0 is more than 127.0.0.1");
+        assert!(
+            inherited.take(WEB, BindAddress::Any { port: local.port() }).is_empty(),
+            "and less"
+        );
+        assert_eq!(inherited.take(WEB, BindAddress::Addr(local))[0].local, local);
+        assert!(inherited.take(WEB, BindAddress::Addr(local)).is_empty(), "each is given once");
         assert_eq!(
-            inherited.take(BindAddress::Any { port: any }).len(),
+            inherited.take(WEB, BindAddress::Any { port: any }).len(),
             1,
             "IPv4 is what there is"
         );
@@ -111,14 +174,41 @@ mod tests {
         }
         let dual = listening("[::]:0", false);
         let local = dual.local_addr().unwrap();
-        let mut inherited = Inherited::new(vec![dual]);
-        assert!(inherited.take(BindAddress::Addr(local)).is_empty(), "it takes IPv4 as well");
-        assert_eq!(inherited.take(BindAddress::Any { port: local.port() }).len(), 1);
+        let mut inherited = inherit(vec![dual]);
+        assert!(inherited.take(WEB, BindAddress::Addr(local)).is_empty(), "it takes IPv4 as well");
+        assert_eq!(inherited.take(WEB, BindAddress::Any { port: local.port() }).len(), 1);
 
         let v6 = listening("[::]:0", true);
         let port = port(&v6);
         let v4 = listening(&format!("0.0.0.0:{port}"), true);
-        let mut pair = Inherited::new(vec![v4, v6]);
-        assert_eq!(pair.take(BindAddress::Any { port }).len(), 2);
+        let mut pair = inherit(vec![v4, v6]);
+        assert_eq!(pair.take(WEB, BindAddress::Any { port }).len(), 2);
+    }
+
+    #[test]
+    fn a_port_that_the_kernel_chose_is_known_by_its_listeners_name() {
+        let zero = |text: &str| BindAddress::Addr(text.parse().unwrap());
+        let loopback = zero("127.0.0.1:0");
+        assert_ne!(
+            Owner::Listener("#admin").socket_name(loopback),
+            Owner::Admin.socket_name(loopback)
+        );
+        let sockets = ["a:b", "web", "web"].map(|listener| {
+            (Owner::Listener(listener).socket_name(loopback), listening("127.0.0.1:0", true))
+        });
+        let locals = sockets.each_ref().map(|(_, socket)| socket.local_addr().unwrap());
+        assert!(sockets.iter().all(|(name, _)| !name.contains(':')), "{sockets:?}");
+        let mut inherited = Inherited::new(sockets.into());
+        assert!(inherited.take(WEB, zero("0.0.0.0:0")).is_empty(), "another address");
+        assert!(inherited.take(WEB, BindAddress::Any { port: 0 }).is_empty(), "another address");
+        for (listener, wanted) in [("web", locals[1]), ("web", locals[2]), ("a:b", locals[0])] {
+            let [found] = &inherited.take(Owner::Listener(listener), loopback)[..] else {
+                panic!("{listener}")
+            };
+            assert_eq!(found.local, wanted, "one for each that is asked for, in order");
+        }
+        assert!(inherited.take(WEB, loopback).is_empty());
+        let named = (WEB.socket_name(zero("127.0.0.1:80")), listening("127.0.0.1:0", true));
+        assert!(Inherited::new(vec![named]).take(WEB, loopback).is_empty(), "it was asked for");
     }
 }

@@ -28,7 +28,7 @@ mod syntax;
 pub use frame_budget::FrameBudget;
 pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
-pub use inherited::Inherited;
+pub use inherited::{Inherited, Owner};
 pub use socket::{
     AcceptAction, BindCause, BindError, Bound, accept_error, bind, bind_address, tune,
 };

@@ -2,18 +2,35 @@
 //!
 //! Answers "who must be told that we are ready, and who hands us sockets or tells us to stop?".
 //! Made first thing in `main` and told by `app`. Never decides anything itself.
+//!
+//! On Linux the process may have been started in the place of an older one, which then hands over
+//! sockets as systemd does, and waits to be told; and it may make way for another
+//! ([`Successor`]).
 
+#[cfg(not(target_os = "linux"))]
+mod no_successor;
+#[cfg(target_os = "linux")]
+mod predecessor;
 mod request;
+#[cfg(target_os = "linux")]
+mod successor;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod watchdog;
 #[cfg(windows)]
 pub mod windows;
 
+use std::io;
 use std::net::TcpListener;
 use std::time::Duration;
 
+#[cfg(not(target_os = "linux"))]
+pub use no_successor::{Ended, HandOver, Successor, obstacle, own_program};
 pub use request::{Reloads, Requester, Stops};
+#[cfg(target_os = "linux")]
+pub use successor::{Ended, Successor, obstacle, own_program};
+#[cfg(target_os = "linux")]
+pub use systemd::HandOver;
 pub use watchdog::Watchdog;
 
 /// The way to whoever supervises the process. All of it does nothing where nobody does.
@@ -57,13 +74,25 @@ impl Manager {
         }
     }
 
-    /// The sockets that were handed over, non-blocking; each is given once. What does not listen on
-    /// TCP is closed with a warning.
-    pub fn take_sockets(&mut self) -> Vec<TcpListener> {
+    /// The sockets that were handed over, non-blocking and with their names; each is given once. What
+    /// does not listen on TCP is closed with a warning.
+    ///
+    /// # Errors
+    /// When this process is started in the place of one that is gone.
+    pub fn take_sockets(&mut self) -> io::Result<Vec<(String, TcpListener)>> {
         match &mut self.kind {
             #[cfg(target_os = "linux")]
             Kind::Systemd(systemd) => systemd.take_sockets(),
-            _ => Vec::new(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Has standard error go where it is to go from now on, for the log begins. What is printed before
+    /// is read by the process in whose place this one is started, if it is.
+    pub fn begin_log(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let Kind::Systemd(systemd) = &mut self.kind {
+            systemd.begin_log();
         }
     }
 
@@ -75,6 +104,34 @@ impl Manager {
     /// Its requests for a reload, given once. systemd uses signals instead.
     pub fn take_reloads(&mut self) -> Reloads {
         std::mem::replace(&mut self.reloads, Reloads::none())
+    }
+
+    /// Tells the process in whose place this one is started that it serves. Returns what to wait for, if
+    /// there is one: nobody else is told anything before.
+    ///
+    /// # Errors
+    /// When that process is gone. Whoever supervised it knows nothing of this one.
+    pub fn take_over(&mut self) -> io::Result<Option<HandOver>> {
+        match &mut self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.take_over(),
+            _ => Ok(None),
+        }
+    }
+
+    /// The process with the number `pid` is the one to supervise from here on, and this one is silent.
+    ///
+    /// # Errors
+    /// When the manager cannot be told: it would take the end of this process for that of both.
+    pub async fn hand_over(&self, pid: u32) -> io::Result<()> {
+        match &self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.hand_over(pid).await,
+            _ => {
+                let _ = pid;
+                Ok(())
+            }
+        }
     }
 
     /// The process serves; also how a reload ends. `status` is one line for people.
@@ -113,7 +170,7 @@ impl Manager {
     pub fn failed(&self, text: &str) {
         #[cfg(target_os = "linux")]
         if let Kind::Systemd(systemd) = &self.kind {
-            systemd.status(text);
+            systemd.failed(text);
         }
         let _ = text;
     }

@@ -54,6 +54,7 @@ pub struct Metrics {
     refused: Vec<AtomicU64>,
     failed: Vec<AtomicU64>,
     reloads: [AtomicU64; RELOAD_OUTCOMES.len()],
+    upgrades: [AtomicU64; UPGRADE_OUTCOMES.len()],
     is_last_reload_good: AtomicBool,
     last_good_reload: AtomicU64,
     started: SystemTime,
@@ -61,6 +62,9 @@ pub struct Metrics {
 
 /// How reading the configuration again can end, as `admin::control::Outcome::as_str` says it.
 const RELOAD_OUTCOMES: [&str; 3] = ["applied", "unchanged", "rejected"];
+
+/// How starting another process in the place of this one can end.
+const UPGRADE_OUTCOMES: [&str; 2] = ["upgraded", "failed"];
 
 /// What is counted of one route. A site has one more, without a name, for requests that no route
 /// takes; and there is one without a site.
@@ -212,6 +216,7 @@ impl Metrics {
             failed: zeros(),
             errors,
             reloads: Default::default(),
+            upgrades: Default::default(),
             is_last_reload_good: AtomicBool::new(true),
             last_good_reload: AtomicU64::new(seconds(now)),
             started: now,
@@ -266,6 +271,14 @@ impl Metrics {
         if place != rejected {
             self.last_good_reload.store(seconds(now), Ordering::Relaxed);
         }
+    }
+}
+
+impl Metrics {
+    /// Counts an upgrade. The process that makes way ends with its counts, so one that succeeds is
+    /// counted by the other process, which begins with it.
+    pub fn upgraded(&self, is_done: bool) {
+        add(&self.upgrades[usize::from(!is_done)], 1);
     }
 }
 

@@ -61,11 +61,14 @@ const FIELDS: &[&str] = &[
     "limit",
     "lines",
     "name",
+    "output",
     "panics",
+    "pid",
     "pools",
     "seconds",
     "sites",
     "state",
+    "version",
 ];
 
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];

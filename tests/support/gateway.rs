@@ -192,6 +192,11 @@ impl Gateway {
         self.signal("TERM");
     }
 
+    /// Waits for the end of the process itself, while others may go on with its streams.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        self.program.end().await
+    }
+
     /// Waits for the end of the process.
     pub(crate) async fn exit_status(&mut self) -> ExitStatus {
         self.program.exit_status().await

@@ -82,11 +82,13 @@ sites:
         let mut addresses = Vec::new();
         for (listener, socket, facts, terms) in sockets {
             addresses.push((listener.name.clone(), socket.local_addr().unwrap()));
+            let drain = close.child_token();
             let around = Arc::new(Surroundings {
                 engine: Arc::clone(&engine),
                 census: Arc::default(),
                 tasks: connections.clone(),
-                drain: close.child_token(),
+                leave: drain.child_token(),
+                drain,
             });
             let tls = terms.map(|terms| (terms, Arc::clone(&store)));
             let metrics = metrics.listener(&listener.name);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use super::lines::Lines;
 use super::within;
@@ -36,6 +37,20 @@ impl Program {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill can be run");
         assert!(sent.success(), "process {id} did not take SIG{name}");
+    }
+
+    /// Waits for the end of the process itself, whoever writes to the same streams after it.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        let end = async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("the process is ours") {
+                    return status;
+                }
+                // The system tells of it by a signal, which tests share.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("end of the process", end).await
     }
 
     /// Waits for the end of the process.

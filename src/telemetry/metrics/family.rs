@@ -141,6 +141,8 @@ families! {
         "When a configuration was last read and found good, in seconds since 1970";
     RELOADS: Counter "wardgate_config_reloads_total" ["outcome"]
         "Times the configuration was read again, by outcome";
+    UPGRADES: Counter "wardgate_upgrades_total" ["outcome"]
+        "Upgrades in place, by outcome: those that failed, and 1 where this process came by one";
     VERDICTS: Counter "wardgate_filter_verdicts_total" ["chain", "position", "filter", "verdict"]
         "What filters decided";
     LINES_DROPPED: Counter "wardgate_access_lines_dropped_total" []

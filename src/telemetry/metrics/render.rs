@@ -7,7 +7,7 @@ use super::family::{self, Family};
 use super::text::Text;
 use super::{
     CLASSES, HANDSHAKE_FAULTS, Metrics, OUTCOMES, PROXY_HEADERS, RELOAD_OUTCOMES, RouteMetrics,
-    VERSIONS, allocator, process, seconds,
+    UPGRADE_OUTCOMES, VERSIONS, allocator, process, seconds,
 };
 
 /// What others know at the moment of a scrape.
@@ -204,6 +204,7 @@ impl Metrics {
         text.sample(&family::RELOAD_SUCCESS, &[], u8::from(is_good));
         text.sample(&family::RELOAD_SUCCESS_TIME, &[], read(&self.last_good_reload));
         write_words(text, &family::RELOADS, &[], &RELOAD_OUTCOMES, &self.reloads);
+        write_words(text, &family::UPGRADES, &[], &UPGRADE_OUTCOMES, &self.upgrades);
         for reading in &readings.filters {
             let position = reading.position.to_string();
             let values = [reading.chain.as_str(), &position, reading.filter, reading.verdict];
