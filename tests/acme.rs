@@ -21,3 +21,5 @@ mod second;
 mod shared;
 mod survival;
 mod updates;
+#[cfg(target_os = "linux")]
+mod upgraded;

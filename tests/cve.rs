@@ -117,24 +117,7 @@ const CLASSES: &[(&str, &str, Shown)] = &[
             "a_host_that_is_no_site_of_the_connection_is_misdirected",
             "a_host_that_the_connection_was_not_made_for_is_misdirected",
             "sessions_resume_at_every_listener_but_under_no_other_name",
-            "a_request_for_a_site_under_another_rule_is_misdirected",
-            "a_ticket_of_another_rule_opens_nothing",
         ]),
-    ),
-    (
-        "client authentication that fails open",
-        "CVE-2026-27586",
-        By(&[
-            "files_that_cannot_be_used_stop_the_start",
-            "a_broken_file_keeps_what_is_in_force_and_a_whole_one_is_put_in_force",
-            "a_list_that_is_over_or_missing_refuses_instead_of_admitting",
-            "whoever_has_no_certificate_that_counts_is_not_served",
-        ]),
-    ),
-    (
-        "identity headers of certificates, as clients send them",
-        "",
-        By(&["what_clients_say_of_certificates_reaches_nobody"]),
     ),
     (
         "count and size of header fields",

@@ -67,4 +67,7 @@ mod tls;
 #[cfg(test)]
 mod traps;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod upgrade;
+#[cfg(test)]
 mod upstream;

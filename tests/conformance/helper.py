@@ -57,7 +57,6 @@ def without_tls(target):
     context = ssl.create_default_context(cafile=target.ca)
     context.set_alpn_protocols(["http/1.1"])
     loop = asyncio.new_event_loop()
-    bridges = set()  # the loop alone would let go of them
 
     async def carry(reader, writer):
         with contextlib.suppress(OSError):
@@ -67,7 +66,6 @@ def without_tls(target):
         writer.close()
 
     async def bridge(reader, writer):
-        bridges.add(asyncio.current_task())
         there = await asyncio.open_connection(*target.tls, ssl=context, server_hostname=target.host)
         await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
 
