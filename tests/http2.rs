@@ -623,7 +623,7 @@ async fn a_client_that_takes_nothing_costs_little_and_is_cut() {
     assert_eq!(cut, 20, "{lines:?}");
     let grown = gateway.memory_peak() - before;
     // 80 MiB were asked for.
-    assert!(grown < 20 * 64 << 10, "{grown} bytes more for 20 streams");
+    assert!(grown < (20 * 64) << 10, "{grown} bytes more for 20 streams");
 }
 
 #[tokio::test]
