@@ -20,7 +20,7 @@ const TRAPS: &[(&str, Shown)] = &[
     (
         "its TLS settings offer h2 and HTTP/1.1, or one other protocol, and never all",
         By(&[
-            "tls_alpn_01_is_answered_by_the_https_listener",
+            "tls_alpn_01_is_answered_by_the_https_listener_whoever_else_is_asked_for_a_certificate",
             "h2_is_agreed_on_by_alpn_and_known_beforehand_without_tls",
         ]),
     ),
