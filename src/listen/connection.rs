@@ -1,6 +1,7 @@
 //! From an accepted socket to a connection that is served: limits, handshake, and the protocol.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -160,7 +161,7 @@ async fn serve(
     let connection = Arc::new(Connection::new(facts, peer, local, tls));
     let (is_h2, read) = match door.listener.protocol {
         Protocol::Http if door.listener.alpn.contains(&Alpn::H2) => {
-            match sniff(&mut transport, &limits, &around.drain).await {
+            match sniff(&mut transport, &limits, &around).await {
                 Some(sniffed) => sniffed,
                 None => return,
             }
@@ -284,17 +285,23 @@ fn fault(error: &crate::tls::AcceptError) -> HandshakeFault {
 }
 
 /// Whether a plain connection begins with HTTP/2's preface (RFC 9113 §3.4), and what was read to
-/// find that out. `None` when nothing came before `limits.idle_timeout` or the drain.
+/// find that out. `None` when nothing came before `limits.idle_timeout`, the drain or a need of room.
 async fn sniff(
     transport: &mut Transport,
     limits: &Limits,
-    drain: &CancellationToken,
+    around: &Surroundings,
 ) -> Option<(bool, BytesMut)> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut seen = BytesMut::new();
-    let first = timeout(limits.idle_timeout, transport.read_buf(&mut seen));
-    match drain.run_until_cancelled(first).await {
-        Some(Ok(Ok(count))) if count > 0 => {}
+    let mut ear = around.engine.shared().pressure.ear();
+    let first = async {
+        tokio::select! {
+            read = timeout(limits.idle_timeout, transport.read_buf(&mut seen)) => read.ok()?.ok(),
+            () = poll_fn(|cx| ear.poll(cx)) => None,
+        }
+    };
+    match around.drain.run_until_cancelled(first).await {
+        Some(Some(count)) if count > 0 => {}
         _ => return None,
     }
     let rest = async {
