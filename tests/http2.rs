@@ -622,8 +622,8 @@ async fn a_client_that_takes_nothing_costs_little_and_is_cut() {
     let cut = lines.iter().filter(|line| !field(line, "error.type").is_null()).count();
     assert_eq!(cut, 20, "{lines:?}");
     let grown = gateway.memory_peak() - before;
-    // 80 MiB were asked for. Without optimisation a stream holds 70 KiB, most of it its task.
-    assert!(grown < 20 * (96 << 10), "{grown} bytes more for 20 streams");
+    // 80 MiB were asked for. Without optimisation a stream's peak is 70 to 100 KiB.
+    assert!(grown < 20 * (128 << 10), "{grown} bytes more for 20 streams");
 }
 
 #[tokio::test]

@@ -95,11 +95,11 @@ async fn with_descriptors(count: u32, yaml: &str) -> Gateway {
 async fn out_of_descriptors_nothing_dies_and_everything_comes_back() {
     let origin = Origin::start().await;
     // Checks and probes of their own would take some now and then.
-    let gateway = with_descriptors(64, &yaml(&origin.url(), "http/1.1", "admin: off")).await;
+    let gateway = with_descriptors(72, &yaml(&origin.url(), "http/1.1", "admin: off")).await;
     let warned = gateway.wait_log(says("descriptors allow fewer connections")).await;
     assert_eq!(
         (field(&warned, "connections"), field(&warned, "limit")),
-        (&10_000.into(), &32.into())
+        (&10_000.into(), &40.into())
     );
     let client = gateway.client();
     assert_eq!(client.get("/before").await.status, 200);
@@ -118,22 +118,36 @@ async fn out_of_descriptors_nothing_dies_and_everything_comes_back() {
     within("a request beside idle connections", served).await;
     drop(idle);
 
-    // More requests at once than there are descriptors for both of their ends.
+    // As many requests as there is room for, which leaves too few descriptors for their other ends.
+    // None of them is idle: each has begun with its head.
     let before = origin.requests().len();
     origin.hold();
-    let mut asked = tokio::task::JoinSet::new();
-    for _ in 0..32 {
-        let client = client.clone();
-        asked.spawn(async move { client.try_get("/busy").await.map_or(0, |reply| reply.status) });
+    let mut asking = Vec::new();
+    while asking.len() < 34 {
+        let mut connection = client.connect().await;
+        let begun = connection.send(b"GET /busy HTTP/1.1\r\nHost: a\r\n").await;
+        // One that was turned away shows it at once.
+        let wait = tokio::time::timeout(Duration::from_millis(20), connection.wait_readable());
+        if begun.is_ok() && wait.await.is_err() {
+            asking.push(connection);
+        }
     }
-    origin.received(before + 5).await;
+    for connection in &mut asking {
+        connection.send(b"\r\n").await.unwrap();
+    }
+    origin.received(before + 1).await;
     let refused = |line: &Value| field(line, "error.type") == "overloaded";
     let line = gateway.wait_access(refused).await;
     assert_eq!(field(&line, "http.response.status_code"), 503, "told so, and at once");
     origin.release();
-    let statuses = within("every answer", asked.join_all()).await;
-    assert!(statuses.iter().all(|status| [0, 200, 503].contains(status)), "{statuses:?}");
+    let mut statuses = Vec::new();
+    for connection in &mut asking {
+        let reply = within("every answer", connection.read_reply(false)).await;
+        statuses.push(reply.unwrap().status);
+    }
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
     assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+    drop(asking);
 
     for _ in 0..20 {
         let again = async {
