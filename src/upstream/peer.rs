@@ -38,11 +38,20 @@ use crate::tls::{ClientConfigError, ClientMaterial};
 /// usually announce.
 const MAX_H2_STREAMS: usize = 100;
 
+/// The same on a connection that only one client's requests, or one request, may use.
+///
+/// # Why
+/// The engine lists a connection that takes more streams, and strikes it off when an exchange ends in
+/// order or when somebody asks for its group again. After an exchange that is cut short nobody asks
+/// for such a group, and the listed connection would stay open for good. One that takes a single
+/// stream is never listed: it closes with its exchange, or is kept for the next one.
+const OWN_STREAMS: usize = 1;
+
 /// Between pings on an HTTP/2 connection, which find a dead peer that TCP has not noticed.
 const H2_PING: Duration = Duration::from_secs(20);
 
-/// How long the engine keeps a connection that only one client's requests may use: it does not notice
-/// when the client goes, and has room for a limited number of all pools' connections.
+/// How long the engine keeps an idle connection that only one client's requests may use: it does not
+/// notice when the client goes, and has room for a limited number of all pools' connections.
 const OWN_IDLE: Duration = Duration::from_secs(10);
 
 /// What the engine's own TLS needs of a pool: certificates to trust and to present.
@@ -123,12 +132,14 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     }
     if let Some(announcement) = attempt.announcement() {
         peer.group_key ^= announcement.group;
+        peer.options.max_h2_streams = OWN_STREAMS;
         peer.options.idle_timeout = Some(spec.timeouts.pool_idle.min(OWN_IDLE));
         peer.options.custom_l4 = Some(Arc::new(Opener(Arc::clone(&attempt))));
     }
     if attempt.is_personal() {
         // A group of its own, which nobody asks for again.
         peer.group_key = fastrand::u64(..);
+        peer.options.max_h2_streams = OWN_STREAMS;
         peer.options.idle_timeout = Some(Duration::ZERO);
     }
     Box::new(peer)

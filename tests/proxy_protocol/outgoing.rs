@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
+use serde_json::json;
 use tokio::net::TcpSocket;
 
 use super::v2_of;
-use crate::support::{Connection, Gateway, Stage, field, within};
+use crate::support::{Connection, Gateway, Peer, Stage, field, within};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -98,6 +99,43 @@ async fn requests_of_several_clients_on_one_connection_do_not_share_either() {
             origins.push(origin);
         }
         exchange(&mut client, origins.last_mut().unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_h2_connection_of_somebodys_own_goes_with_a_request_that_is_cut_short() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    for (pool, fields) in [
+        ("protocol: h2c, proxy_protocol: v2", ["x-a", "b"]),
+        ("protocol: h2c", ["authorization", "NTLM TlR="]),
+    ] {
+        let stage = Stage::open().await;
+        let yaml = config(&stage, pool, "limits: { request_body_timeout: 300ms }")
+            .replace("protocol: http }", "protocol: http, alpn: [h2, http/1.1] }");
+        let gateway = Gateway::start(yaml).await;
+        let headers = json!([
+            [":method", "POST"],
+            [":scheme", "http"],
+            [":authority", "a"],
+            [":path", "/"],
+            ["content-length", "10"],
+            fields,
+        ]);
+        let scenario = json!({"address": gateway.address("web").to_string(), "steps": [
+            {"request": {"stream": 1, "headers": headers, "body": "a", "open": true}},
+            {"wait": "closed"},
+        ]});
+        let client = tokio::spawn(Peer::run_result("h2_client.py", scenario));
+        let mut origin = stage.accept().await;
+        origin.read_until(PREFACE).await.unwrap();
+        origin.send(SETTINGS).await.unwrap();
+        let line = gateway.wait_access(|_| true).await;
+        assert_eq!(field(&line, "error.type"), "request_timeout", "{line}");
+        // The client stays where it is.
+        origin.read_to_end().await.unwrap();
+        assert!(!client.is_finished(), "{pool}");
+        client.abort();
     }
 }
 
