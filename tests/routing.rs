@@ -226,6 +226,12 @@ sites:
       - match: { path: /query/* }
         upstream: ORIGIN
         rewrite: { path: "/fixed?a=1" }
+      - match: { path: /v1/* }
+        upstream: ORIGIN
+        rewrite: { strip_prefix: /v1 }
+      - match: { path: /files/* }
+        upstream: ORIGIN
+        rewrite: { regex: { from: "^/files/(.*)$", to: "/tenants/a/files/$1" } }
       - match: { path: /regex/* }
         upstream: ORIGIN
         rewrite: { regex: { from: "^/regex/([a-z]+)/(?P<id>.*)$", to: "/${id}/$1" } }
@@ -240,6 +246,10 @@ sites:
         ("/strip/", "/"),
         ("/strip?x", "/?x"),
         ("/strip;v=1/a;w?x", "/a;w?x"),
+        ("/;a/v1/x", "/x"),
+        ("/files/x;y", "/tenants/a/files/x;y"),
+        ("/files;x/secret", "/tenants/a/files/secret"),
+        ("/;x/files%3by/secret?q", "/tenants/a/files/secret?q"),
         ("/path/x?y", "/api/path/x?y"),
         ("/query/x?lost", "/fixed?a=1"),
         ("/regex/user/7/8?z", "/7/8/user?z"),

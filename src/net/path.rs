@@ -194,12 +194,17 @@ pub fn without_parameters(match_key: &str) -> Option<String> {
 
 /// What follows `prefix` in `canonical`, if `prefix`, a match key without a slash at its end, holds
 /// whole segments of it: starts with a slash or is empty. The two may differ in escaping, and in
-/// parameters that `prefix` does not have.
+/// parameters that `prefix` does not have, be they a whole segment.
 #[must_use]
 pub fn strip_prefix<'p>(canonical: &'p str, prefix: &str) -> Option<&'p str> {
     let mut rest = canonical;
-    let mut expected = prefix.bytes().peekable();
-    while let Some(next) = expected.peek() {
+    let mut expected = prefix.as_bytes();
+    while let [next, after @ ..] = expected {
+        if *next == b'/' && after.first() != Some(&b';') {
+            while let Some(skipped) = rest.strip_prefix('/').and_then(skip_parameters) {
+                rest = skipped;
+            }
+        }
         rest = match rest.as_bytes() {
             [found, ..] if found == next => &rest[1..],
             [b'%', high, low, ..] if reserved_escape(*high, *low) == Some(*next) => &rest[3..],
@@ -209,7 +214,7 @@ pub fn strip_prefix<'p>(canonical: &'p str, prefix: &str) -> Option<&'p str> {
             }
             _ => return None,
         };
-        expected.next();
+        expected = after;
     }
     let rest = skip_parameters(rest).unwrap_or(rest);
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
@@ -650,6 +655,13 @@ mod tests {
             ("/a;x/b;y/c", "/a;x/b", Some("/c")),
             ("/a;x", "/a/b", None),
             ("/ab;x", "/a", None),
+            ("/;x/a/b", "/a", Some("/b")),
+            ("/;x/%3By/a;z/;/b/c", "/a/b", Some("/c")),
+            ("/;x/a/b", "/;x/a", Some("/b")),
+            ("/a/;x/b", "/a", Some("/;x/b")),
+            ("/;x", "/a", None),
+            ("/;x/ab", "/a", None),
+            ("/;x/a", "", Some("/;x/a")),
             ("/a", "", Some("/a")),
             ("*", "/v1", None),
         ];

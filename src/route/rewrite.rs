@@ -144,13 +144,17 @@ fn strip<'h>(prefix: &str, head: &RequestHead<'h>) -> Target<'h> {
     Target { path: Cow::Borrowed(path), ..Target::unchanged(head) }
 }
 
-/// Replaces the first match, in the canonical path or, failing that, in its key: a route matched
-/// `/%40v1` by its rule for `/@v1`, and a rewrite of `/@v1` must then find it too.
+/// Replaces the first match, in the canonical path or, failing that, in its key, at last without
+/// parameters: a route matched `/%40v1` and `/@v1;a` by its rule for `/@v1`, and a rewrite of `/@v1`
+/// must then find them too.
 fn replace(from: &Regex, to: &str, head: &RequestHead<'_>) -> Option<String> {
-    [head.path, head.match_key].into_iter().find_map(|path| match from.replace(path, to) {
+    let replaced = |path: &str| match from.replace(path, to) {
         Cow::Owned(replaced) => Some(replaced),
         Cow::Borrowed(_) => None,
-    })
+    };
+    replaced(head.path)
+        .or_else(|| replaced(head.match_key))
+        .or_else(|| replaced(&path::without_parameters(head.match_key)?))
 }
 
 /// Spaces and Unicode in a template stand for their escapes.
@@ -220,6 +224,9 @@ mod tests {
             ("/%40a", "/@a/b", "/b"),
             ("/v1", "/v1/..%2Fx", "/..%2Fx"),
             ("/v1", "*", "*"),
+            ("/v1", "/v1;a/x;b", "/x;b"),
+            ("/v1", "/;a/v1/x", "/x"),
+            ("/v1", "/;a/%3Bb/v1;c", "/"),
         ];
         for (prefix, target, expected) in rows {
             check(&Rewrite::StripPrefix(prefix.to_owned()), target, Ok(expected));
@@ -259,6 +266,9 @@ mod tests {
             ("^/v1", "", "/v1", Ok("/")),
             ("^/none", "/x", "/v1?q", Ok("/v1?q")),
             ("^/@v1/(.*)", "/$1", "/%40v1/a", Ok("/a")),
+            ("^/v1/(.*)", "/$1", "/v1;x/a", Ok("/a")),
+            ("^/v1/(.*)", "/$1", "/;x/%761%3By/a;z?q", Ok("/a?q")),
+            ("^/v1/(.*)", "/$1", "/v1/a;z", Ok("/a;z")),
             ("^/v1/(.*)", "/$1/b c", "/v1/a", Ok("/a/b%20c")),
             ("^/v1/(.*)", "/$1", "/v1/.a/b", Ok("/.a/b")),
             ("x", ".", "/x./a", Ok("/a")),
