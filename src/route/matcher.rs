@@ -38,7 +38,13 @@ impl Matcher {
         let key = head.match_key;
         if let Some(bare) = path::without_parameters(key) {
             let holds = |route: &Conditions| route.hold(head, key) || route.hold(head, &bare);
-            return self.routes.iter().position(holds);
+            return match &self.index {
+                Some(index) => {
+                    let mut candidates = merged(index.candidates(key), index.candidates(&bare));
+                    candidates.find(|&route| holds(&self.routes[route]))
+                }
+                None => self.routes.iter().position(holds),
+            };
         }
         match &self.index {
             Some(index) => {
@@ -76,17 +82,28 @@ impl Index {
         index
     }
 
-    /// In the order written: both lists ascend and no route is in both.
-    fn candidates(&self, match_key: &str) -> impl Iterator<Item = usize> + '_ {
-        let mut filed =
-            self.by_segment.get(first_segment(match_key)).into_iter().flatten().peekable();
-        let mut open = self.open.iter().peekable();
-        std::iter::from_fn(move || match (filed.peek(), open.peek()) {
-            (Some(a), Some(b)) if a < b => filed.next().copied(),
-            (Some(_), None) => filed.next().copied(),
-            _ => open.next().copied(),
-        })
+    /// In the order written.
+    fn candidates(&self, match_key: &str) -> impl Iterator<Item = usize> {
+        let filed = self.by_segment.get(first_segment(match_key)).into_iter().flatten();
+        merged(filed.copied(), self.open.iter().copied())
     }
+}
+
+/// What is in either of two lists that ascend, once and ascending.
+fn merged(
+    left: impl Iterator<Item = usize>,
+    right: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = usize> {
+    let (mut left, mut right) = (left.peekable(), right.peekable());
+    std::iter::from_fn(move || match (left.peek(), right.peek()) {
+        (Some(a), Some(b)) if a == b => {
+            left.next();
+            right.next()
+        }
+        (Some(a), Some(b)) if a < b => left.next(),
+        (Some(_), None) => left.next(),
+        _ => right.next(),
+    })
 }
 
 fn first_segment(path: &str) -> &str {
@@ -311,9 +328,25 @@ mod tests {
             "/a", "/a/*", "/a/b", "/a/b/*", "/b", "/b/c/*", "/", "/*", "/@x/*", "/c/", "/abc",
             "/c/*",
         ];
-        const TARGETS: [&str; 14] = [
-            "/", "*", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/b/c", "/%40x", "/c", "/c/", "/abc",
-            "/ab", "/b/c/d;e",
+        const TARGETS: [&str; 18] = [
+            "/",
+            "*",
+            "/a",
+            "/a/",
+            "/a/b",
+            "/a/b/c",
+            "/b",
+            "/b/c",
+            "/%40x",
+            "/c",
+            "/c/",
+            "/abc",
+            "/ab",
+            "/b/c/d;e",
+            "/a;x/b",
+            "/;y/a",
+            "/b;x/;y/c",
+            "/;",
         ];
         let mut random = fastrand::Rng::with_seed(5);
         for _ in 0..300 {
