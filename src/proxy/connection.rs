@@ -179,10 +179,12 @@ impl Connection {
     }
 
     /// What a connection to a server begins with that serves a request of `client` on this one. The
-    /// port of a client that is known by a trusted proxy's word is not known: 0.
+    /// port of a client that is known by a trusted proxy's word is not known: 0. A trusted proxy that
+    /// speaks of nobody is a client itself.
     #[must_use]
     pub fn announce(&self, version: Version, client: &Client) -> Arc<Announcement> {
-        let port = if client.is_believed() { 0 } else { self.peer.port() };
+        let is_peer = client.address == self.peer.ip().to_canonical();
+        let port = if is_peer { self.peer.port() } else { 0 };
         self.announcer.announce(version, SocketAddr::new(client.address, port), self.local)
     }
 

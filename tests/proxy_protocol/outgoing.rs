@@ -103,6 +103,19 @@ async fn requests_of_several_clients_on_one_connection_do_not_share_either() {
 }
 
 #[tokio::test]
+async fn a_trusted_proxy_that_speaks_of_nobody_is_the_client() {
+    let stage = Stage::open().await;
+    let more = "trusted_proxies: [127.0.0.9]";
+    let gateway = Gateway::start(config(&stage, "proxy_protocol: v2", more)).await;
+    let (mut client, address) = connect(&gateway).await;
+    client.send(GET).await.unwrap();
+    let mut origin = stage.accept().await;
+    let expected = v2_of(&address.to_string(), &gateway.address("web").to_string());
+    assert_eq!(origin.read_exact(expected.len()).await.unwrap(), expected);
+    exchange(&mut client, &mut origin).await;
+}
+
+#[tokio::test]
 async fn an_h2_connection_of_somebodys_own_goes_with_a_request_that_is_cut_short() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
