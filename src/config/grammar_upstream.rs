@@ -46,7 +46,7 @@ pub(super) static UPSTREAM: Section = Section {
             "proxy_protocol",
             Choice(&["v1", "v2"], &[]),
             Nothing,
-            "Begins every connection to the servers with a PROXY header of this version, which says whose it is; each client then has connections of its own. Default: none.",
+            "Begins every connection to the servers with a PROXY header of this version, which says whose it is; each client then has connections of its own. Not with protocol auto. Default: none.",
         ),
         Key::new(
             "health",

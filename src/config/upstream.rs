@@ -227,7 +227,7 @@ impl Upstream {
             keys.reading.error_hint(span, message, hint);
         }
         if let (Some(protocol), Some(span)) = (protocol, keys.span_of("protocol")) {
-            check_protocol(protocol, &servers, span, keys.reading);
+            check_protocol(protocol, proxy_protocol.is_some(), &servers, span, keys.reading);
         }
         if let Some(span) = keys.span_of("tls")
             && !servers.is_empty()
@@ -272,6 +272,7 @@ impl UpstreamProtocol {
 
 fn check_protocol(
     protocol: UpstreamProtocol,
+    announces: bool,
     servers: &[Server],
     span: Span,
     reading: &mut Reading,
@@ -279,6 +280,12 @@ fn check_protocol(
     let (wanted, word) = match protocol {
         UpstreamProtocol::H2 => (true, "h2"),
         UpstreamProtocol::H2c => (false, "h2c"),
+        UpstreamProtocol::Auto if announces => {
+            // What was learnt of a server would be kept for each client anew, and for good.
+            let message = "\"auto\" has no place beside \"proxy_protocol\"";
+            let hint = "write what the servers speak: \"http/1.1\", \"h2\" or \"h2c\"";
+            return reading.error_hint(span, message, hint);
+        }
         UpstreamProtocol::Http1 | UpstreamProtocol::Auto => return,
     };
     if let Some(server) = servers.iter().find(|server| server.https != wanted) {

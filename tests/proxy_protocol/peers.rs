@@ -139,16 +139,6 @@ async fn nginx_learns_whose_requests_it_gets_over_every_protocol() {
                 "HTTP/2.0",
             ),
             (
-                format!("https://localhost:{}", h2.port()),
-                format!("{trusting}, protocol: auto"),
-                "HTTP/2.0",
-            ),
-            (
-                format!("https://localhost:{}", tls.port()),
-                format!("{trusting}, protocol: auto"),
-                "HTTP/1.1",
-            ),
-            (
                 format!("http://{h2c}"),
                 format!("proxy_protocol: {version}, protocol: h2c"),
                 "HTTP/2.0",
