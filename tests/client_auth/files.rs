@@ -31,6 +31,16 @@ async fn files_that_cannot_be_used_stop_the_start() {
     write("cut.crl", &crl[..crl.len() / 2]);
     write("cut-pem.crl", &pem_of("X509 CRL", &crl).as_bytes()[..100]);
     write("forged.crl", &other.crl(&[], soon, 2));
+    // What pins a client elsewhere. Here its key could sign for any other client.
+    let bob = Authority::with("bob", |it| it.is_ca = rcgen::IsCa::ExplicitNoCa);
+    let ann = Authority::with("ann", |it| it.is_ca = rcgen::IsCa::NoCa);
+    let signer = Authority::with("signer", |it| {
+        it.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    });
+    write("pinned", (pem.clone() + &bob.pem()).as_bytes());
+    write("silent", ann.pem().as_bytes());
+    write("usage", signer.pem().as_bytes());
+    write("leaf", ca.client("ann").chain.as_bytes());
     for (rule, wanted) in [
         ("ca: absent", "cannot read"),
         ("ca: .", "cannot read"),
@@ -42,6 +52,10 @@ async fn files_that_cannot_be_used_stop_the_start() {
         ("ca: second", "certificate 2 in "),
         ("ca: der", "holds no certificate in PEM form: it holds binary data"),
         ("ca: crl.pem", "it holds X509 CRL"),
+        ("ca: pinned", "is not a CA's: CN=bob may not sign certificates"),
+        ("ca: silent, mode: request", "is not a CA's: CN=ann may not sign certificates"),
+        ("ca: usage", "is not a CA's: CN=signer may not sign certificates"),
+        ("ca: leaf", "is not a CA's: CN=ann"),
         ("ca: absent, mode: request", "cannot read"),
         ("ca: ca.pem, crl: absent", "cannot read"),
         ("ca: ca.pem, crl: empty", "holds no revocation list: it holds nothing"),

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use x509_parser::error::X509Error;
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, X509Version};
 
 use super::subject;
 use crate::config::client_auth::ClientAuth;
@@ -59,6 +59,22 @@ pub enum AuthoritiesError {
         /// What is wrong with it.
         source: rustls::Error,
     },
+    /// A certificate in the `ca:` file is no CA's. The library would take whatever is signed with its
+    /// key all the same.
+    #[error(
+        "certificate {position} in {} is not a CA's: {name} may not sign certificates \
+         (basicConstraints CA:TRUE, keyUsage keyCertSign); \
+         name the CA that has signed it, for a client's own certificate cannot stand here",
+        path.display()
+    )]
+    NotACa {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        position: usize,
+        /// Whom the certificate is for.
+        name: String,
+    },
     /// A `crl:` file holds no list.
     #[error("{} holds no revocation list: it holds {found}", path.display())]
     NoList {
@@ -95,8 +111,8 @@ pub enum AuthoritiesError {
 pub enum Warning {
     /// This CA is not valid now, so its certificates do not count.
     CaNotValid(String),
-    /// This certificate is no CA's, so nobody but its owner can show one that it stands for.
-    NotACa(String),
+    /// This certificate is a root of X.509 version 1, which cannot say that it is a CA's.
+    VersionOne(String),
     /// The list of this CA is over since this moment, so its certificates do not count.
     ListOver(String, SystemTime),
     /// There are lists, but none of this CA, so its certificates do not count.
@@ -149,16 +165,33 @@ fn read_cas(
         let (validity, name) = (parsed.validity(), subject::rfc4514(parsed.subject()));
         let (not_before, not_after) =
             (system_time(validity.not_before), system_time(validity.not_after));
-        let is_ca = parsed.is_ca();
+        let is_old_root = is_old_root(&parsed);
+        if !is_old_root && !may_sign(&parsed) {
+            return Err(AuthoritiesError::NotACa { path: at(), position, name });
+        }
         let ca = Ca { der, not_before, not_after };
         if !ca.is_valid(now) {
             warnings.push(Warning::CaNotValid(name));
-        } else if !is_ca {
-            warnings.push(Warning::NotACa(name));
+        } else if is_old_root {
+            warnings.push(Warning::VersionOne(name));
         }
         cas.push(ca);
     }
     Ok(cas)
+}
+
+/// Whether the certificate says of itself that it is a CA's (RFC 5280 §6.1.4 k and n).
+fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+    let usage = certificate.key_usage();
+    certificate.is_ca()
+        && usage.is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+}
+
+/// Whether the certificate is a root from before there were extensions. No client's: those of version 1
+/// are refused.
+fn is_old_root(certificate: &X509Certificate<'_>) -> bool {
+    certificate.version() == X509Version::V1
+        && certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
 
 /// A list, and when it was made.
@@ -269,7 +302,10 @@ impl fmt::Display for Warning {
                     "the CA {ca} has expired or is not valid yet: its certificates are refused"
                 )
             }
-            Self::NotACa(name) => write!(f, "{name} is no CA: it stands for its own owner alone"),
+            Self::VersionOne(name) => write!(
+                f,
+                "{name} is of X.509 version 1 and taken for a CA: its key can sign for anybody"
+            ),
             Self::ListOver(ca, end) => write!(
                 f,
                 "the revocation list of {ca} is over since {}: its certificates are refused",
