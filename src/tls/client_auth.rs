@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, Error};
@@ -86,6 +86,9 @@ pub struct ClientProof {
     certificate: Option<ClientCertificate>,
     /// The policy that it was last found good under.
     policy: ArcSwap<Policy>,
+    /// The policy that it was last found bad under, so that a client that goes on asking does not have
+    /// signatures verified for each request.
+    refused: ArcSwapOption<Policy>,
 }
 
 impl Policy {
@@ -235,7 +238,7 @@ impl ClientProof {
         if is_resumed || certificate.is_none() {
             policy.admit(certificate.as_ref())?;
         }
-        Ok(Self { certificate, policy: ArcSwap::new(policy) })
+        Ok(Self { certificate, policy: ArcSwap::new(policy), refused: ArcSwapOption::empty() })
     }
 
     /// The certificate that was verified; `None` when the client has none.
@@ -246,17 +249,23 @@ impl ClientProof {
 
     /// Whether a request for a site under `wanted` may be served on this connection: the handshake went
     /// by the same rule. If what its files say has changed since, the certificate is verified anew,
-    /// once.
+    /// once, whatever comes of it.
     #[must_use]
     pub fn satisfies(&self, wanted: &Arc<Policy>) -> bool {
         let present = self.policy.load();
         if Arc::ptr_eq(&present, wanted) {
             return true;
         }
-        let is_good =
-            present.rule.is_same(&wanted.rule) && wanted.admit(self.certificate.as_ref()).is_ok();
+        if !present.rule.is_same(&wanted.rule)
+            || self.refused.load().as_ref().is_some_and(|refused| Arc::ptr_eq(refused, wanted))
+        {
+            return false;
+        }
+        let is_good = wanted.admit(self.certificate.as_ref()).is_ok();
         if is_good {
             self.policy.store(Arc::clone(wanted));
+        } else {
+            self.refused.store(Some(Arc::clone(wanted)));
         }
         is_good
     }
@@ -389,7 +398,10 @@ mod tests {
         let [old, both, gone] = [&old, &both, &gone].map(renamed);
         let proof = ClientProof::new(Arc::clone(&old), Some(&leaf), false).unwrap();
         assert!(proof.satisfies(&old) && proof.satisfies(&both));
-        assert!(!proof.satisfies(&gone) && !proof.satisfies(&gone));
+        assert!(!proof.satisfies(&gone));
+        let is_kept = |it: &Arc<Policy>| Arc::ptr_eq(it, &gone);
+        assert!(proof.refused.load().as_ref().is_some_and(is_kept), "it is not worked out again");
+        assert!(!proof.satisfies(&gone));
         assert!(proof.satisfies(&both));
         let elsewhere = policy(&ca.pem(), "");
         assert!(!proof.satisfies(&elsewhere), "another rule, though it would admit the same");
