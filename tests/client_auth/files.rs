@@ -41,6 +41,7 @@ async fn files_that_cannot_be_used_stop_the_start() {
     write("silent", ann.pem().as_bytes());
     write("usage", signer.pem().as_bytes());
     write("leaf", ca.client("ann").chain.as_bytes());
+    write("namesakes", (pem.clone() + &other.pem()).as_bytes());
     for (rule, wanted) in [
         ("ca: absent", "cannot read"),
         ("ca: .", "cannot read"),
@@ -63,6 +64,8 @@ async fn files_that_cannot_be_used_stop_the_start() {
         ("ca: ca.pem, crl: cut.crl", "revocation list 1 in "),
         ("ca: ca.pem, crl: cut-pem.crl", "is damaged"),
         ("ca: ca.pem, crl: forged.crl", "is not signed by CN=Clients"),
+        ("ca: namesakes, crl: crl.pem", "two CAs called CN=Clients with different keys"),
+        ("ca: namesakes, crl: [crl.pem, forged.crl]", "two CAs called CN=Clients"),
     ] {
         for yaml in [
             format!(

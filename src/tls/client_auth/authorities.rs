@@ -93,6 +93,20 @@ pub enum AuthoritiesError {
         /// What is wrong with it.
         source: VerifierBuilderError,
     },
+    /// Two CAs have one name, and there are lists by that name. The library goes by the name alone and
+    /// takes a list for the other's, which does not fit.
+    #[error(
+        "{} has two CAs called {name} with different keys, and there is a revocation list by that name: \
+         the clients of one of them would all be refused; leave one of the two out, \
+         or the lists of both, until the old one is gone",
+        path.display()
+    )]
+    Namesakes {
+        /// The file with the CAs.
+        path: PathBuf,
+        /// What both are called.
+        name: String,
+    },
     /// A list bears the name of a CA that has not signed it.
     #[error("revocation list {position} in {} is not signed by {issuer}", path.display())]
     Forged {
@@ -131,6 +145,9 @@ impl Authorities {
         lists.sort_by_key(|(this_update, _)| std::cmp::Reverse(*this_update));
         let lists: Vec<_> = lists.into_iter().map(|(_, der)| der).collect();
         if !lists.is_empty() {
+            if let Some(name) = namesakes(&cas, &lists) {
+                return Err(AuthoritiesError::Namesakes { path: rule.ca.clone(), name });
+            }
             warn_uncovered(&cas, &lists, &mut warnings);
         }
         let all = cas.iter().map(|ca| &*ca.der).chain(lists.iter().map(|list| &**list));
@@ -273,6 +290,20 @@ fn is_forged(list: &CertificateRevocationList<'_>, cas: &[Ca]) -> bool {
         }
     }
     is_named
+}
+
+/// The name that CAs with different keys share, if a list bears it. A CA that was renewed keeps its key.
+fn namesakes(cas: &[Ca], lists: &[CertificateRevocationListDer<'static>]) -> Option<String> {
+    let cas: Vec<_> =
+        cas.iter().filter_map(|ca| Some(X509Certificate::from_der(&ca.der).ok()?.1)).collect();
+    lists.iter().find_map(|der| {
+        let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+        let mut named = cas.iter().filter(|ca| ca.subject().as_raw() == list.issuer().as_raw());
+        let first = named.next()?;
+        named
+            .any(|other| other.public_key().raw != first.public_key().raw)
+            .then(|| subject::rfc4514(first.subject()))
+    })
 }
 
 /// Warns about CAs whose certificates are all refused, because no list speaks of them.
