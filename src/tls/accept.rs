@@ -2,15 +2,17 @@
 //!
 //! Called by `listen` for each connection of an https listener. It reads the ClientHello before
 //! anything is decided, so an unknown name gets the alert that says so and the connection carries
-//! the entry it was served with. It sets no deadline: the caller bounds the whole future.
+//! the entry it was served with. The handshake has no deadline here: the caller bounds the whole future.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::server::{Acceptor, ClientHello};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::listener::Alpn;
@@ -20,6 +22,9 @@ use crate::tls::client_auth::ClientProof;
 use crate::tls::resolver::Pinned;
 use crate::tls::server_config::{Offer, from_wire};
 use crate::tls::store::{CertStore, Entry};
+
+/// How long a client that was refused for its certificate may take to read so and to close.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// An encrypted stream from a client.
 pub type ServerStream<IO> = tokio_rustls::server::TlsStream<IO>;
@@ -135,7 +140,8 @@ where
         Err((error, io)) => {
             let error = AcceptError::from_io(error);
             if matches!(error, AcceptError::Client(_)) {
-                linger(io).await;
+                // A client that does not close would have the caller's deadline hide the reason.
+                let _ = timeout(LINGER, linger(io)).await;
             }
             return Err(error);
         }
@@ -146,7 +152,8 @@ where
     match policy.map(proof).transpose() {
         Ok(proof) => Ok(Handshake::Client(Accepted { stream, entry, session, proof })),
         Err(error) => {
-            let _ = stream.shutdown().await; // the handshake is over, and so is the time for alerts
+            // The library sends no alert of ours once the handshake is over, and a resumed one is.
+            let _ = stream.shutdown().await;
             Err(AcceptError::Client(error))
         }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Scene;
 use super::pki::{Authority, HOUR, Leaf, unwrap, wrap};
-use crate::support::field;
+use crate::support::{Client, field};
 
 /// Whatever is odd about a certificate, the handshake is refused with a reason, and nothing panics.
 #[tokio::test]
@@ -72,6 +72,20 @@ async fn an_odd_certificate_is_refused_and_counted() {
     assert_eq!(scene.refusals().await, count as u64);
     assert_eq!(scene.show("secure", "members.test", "good", &[]).await, Some(200));
     assert!(!scene.gateway.log().to_string().contains("panicked"));
+}
+
+/// The deadline of handshakes is not what ends this one, nor what it is counted as.
+#[tokio::test]
+async fn a_client_that_is_refused_and_stays_is_counted_as_refused() {
+    let scene = Scene::start().await;
+    let client = Client::new(scene.gateway.address("secure")).host("members.test");
+    let client = client.tls(scene.path("servers.pem").as_ref());
+    // With TLS 1.3 the client's part is over before its certificate is looked for.
+    let stays = client.connect().await;
+    let refused = |line: &Value| field(line, "message") == "failed a handshake";
+    scene.gateway.wait_log(refused).await;
+    assert_eq!(scene.refusals().await, 1);
+    drop(stays);
 }
 
 #[tokio::test]
