@@ -18,7 +18,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use crate::config::listener::Alpn;
 use crate::net::{Host, HostName};
 use crate::tls::challenge::probed;
-use crate::tls::client_auth::ClientProof;
+use crate::tls::client_auth::{ClientProof, Refusal};
 use crate::tls::resolver::Pinned;
 use crate::tls::server_config::{Offer, from_wire};
 use crate::tls::store::{CertStore, Entry};
@@ -82,7 +82,7 @@ pub enum AcceptError {
     },
     /// The client has shown no certificate though one is required, or one that does not count.
     #[error("the client's certificate was refused")]
-    Client(#[source] rustls::Error),
+    Client(#[source] Refusal),
     /// What came is not TLS, or nothing in it is acceptable; the client has been told.
     #[error("the handshake was refused")]
     Refused(#[source] rustls::Error),
@@ -154,7 +154,7 @@ where
         Err(error) => {
             // The library sends no alert of ours once the handshake is over, and a resumed one is.
             let _ = stream.shutdown().await;
-            Err(AcceptError::Client(error))
+            Err(AcceptError::Client(Refusal(error)))
         }
     }
 }
@@ -198,7 +198,7 @@ impl AcceptError {
                 error @ (rustls::Error::InvalidCertificate(_)
                 | rustls::Error::InvalidCertRevocationList(_)
                 | rustls::Error::NoCertificatesPresented),
-            ) => Self::Client(error),
+            ) => Self::Client(Refusal(error)),
             Ok(error) => Self::Refused(error),
             Err(error) => Self::Io(error),
         }

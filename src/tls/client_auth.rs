@@ -13,6 +13,7 @@
 
 mod authorities;
 mod certificate;
+mod refusal;
 mod subject;
 mod verifier;
 
@@ -28,6 +29,7 @@ use rustls::{CertificateError, Error};
 
 pub use self::authorities::{AuthoritiesError, Warning};
 pub use self::certificate::ClientCertificate;
+pub use self::refusal::Refusal;
 
 use self::authorities::Authorities;
 use self::verifier::Verifier;
