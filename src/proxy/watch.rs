@@ -111,17 +111,19 @@ impl StreamWatch {
 
     /// Part of a response goes to the client with `flight`, which judges it by `pace`.
     pub fn owe(&self, flight: &Arc<Flight>, pace: impl FnOnce() -> Pace) {
+        let share = self.share() as u64;
         let mut state = self.state();
         if let Some(body) = &mut state.body
             && body.is_conversation
         {
             body.moved(1, Instant::now());
         }
-        state.response.get_or_insert_with(|| OwedResponse {
-            pace: pace(),
-            flight: Arc::clone(flight),
-            taken: 0,
+        let response = state.response.get_or_insert_with(|| {
+            flight.time();
+            OwedResponse { pace: pace(), flight: Arc::clone(flight), taken: 0 }
         });
+        // Before there is more to take, so that the time without any is nobody's.
+        response.settle(share);
     }
 
     /// Bounds the whole exchange.
@@ -191,14 +193,21 @@ impl AwaitedBody {
 impl OwedResponse {
     /// When patience with the client ends, if it has anything to take.
     fn deadline(&mut self, share: u64) -> Option<Instant> {
-        let taken = self.flight.taken();
-        if taken > self.taken {
-            self.pace.moved((taken - self.taken).saturating_mul(share), Instant::now);
-            self.taken = taken;
-        }
+        self.settle(share);
         if self.flight.owed() == 0 {
             return None;
         }
         Some(self.pace.wait(Instant::now))
+    }
+
+    /// Counts what was taken. Whoever has taken all has waited since for the server.
+    fn settle(&mut self, share: u64) {
+        let cleared = self.flight.cleared();
+        let taken = self.flight.taken();
+        if taken > self.taken {
+            let end = || cleared.unwrap_or_else(Instant::now);
+            self.pace.moved((taken - self.taken).saturating_mul(share), end);
+            self.taken = taken;
+        }
     }
 }

@@ -8,9 +8,10 @@
 //! channels, and no setting of it changes that. A hundred stalled streams are cheap for a client to
 //! make. So a response begins with little under way, and gets more as the client takes it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -28,6 +29,10 @@ pub struct Flight {
     owed: AtomicUsize,
     /// Taken since the start.
     taken: AtomicU64,
+    /// When the first piece was handed on, if the time matters.
+    started: OnceLock<Instant>,
+    /// When nothing was owed any more: nanoseconds after `started`.
+    cleared: AtomicU64,
     /// Who waits for room.
     reader: AtomicWaker,
 }
@@ -51,6 +56,28 @@ impl Flight {
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// From here on it is noted when nothing is owed any more. Whoever asks for that is told late: it
+    /// has nothing to do at that moment, and may have nothing to do for long.
+    pub fn time(&self) {
+        self.started.get_or_init(Instant::now);
+    }
+
+    /// When nothing was owed any more, if that is so and was [timed](Self::time).
+    #[must_use]
+    pub fn cleared(&self) -> Option<Instant> {
+        // In this order: the moment is there before the last byte is gone.
+        let is_clear = self.owed.load(Ordering::SeqCst) == 0;
+        let start = self.started.get().filter(|_| is_clear)?;
+        Some(*start + Duration::from_nanos(self.cleared.load(Ordering::Relaxed)))
+    }
+
+    fn note_cleared(&self) {
+        if let Some(start) = self.started.get() {
+            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.cleared.store(nanos, Ordering::Relaxed);
+        }
     }
 
     /// How much may be under way by now.
@@ -89,6 +116,9 @@ impl Drop for Carried {
     fn drop(&mut self) {
         let count = self.bytes.len();
         self.flight.taken.fetch_add(count as u64, Ordering::Relaxed);
+        if self.flight.owed() == count {
+            self.flight.note_cleared();
+        }
         self.flight.owed.fetch_sub(count, Ordering::SeqCst);
         self.flight.reader.wake();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{gateway, yaml};
-use crate::support::{Answer, Gateway, Origin, Peer, field, within};
+use crate::support::{Answer, Gateway, Origin, Peer, Stage, field, within};
 
 /// Gaps as long as these are fine, so that only the rate can be what is wrong.
 const LIMITS: &str = "limits: { request_body_timeout: 1s, idle_timeout: 1s, min_rate: 10KiB/s }";
@@ -111,4 +111,34 @@ async fn a_grpc_call_may_be_silent_for_as_long_as_nobody_has_anything_to_say() {
     let lines = gateway.wait_accesses(3, |_| true).await;
     let late = lines.iter().filter(|line| field(line, "error.type") == "request_timeout");
     assert_eq!(late.count(), 2, "silence does end a call: {lines:?}");
+}
+
+#[tokio::test]
+async fn silence_of_the_server_is_not_the_client_s() {
+    // It is silent for longer than a gap may last in all, and the client takes each event a moment
+    // late, which nobody notices before the next one.
+    const BEATS: u32 = 4;
+    const BEAT: Duration = Duration::from_millis(600);
+    let origin = Stage::open().await;
+    let gateway = gateway(&origin.url(), LIMITS).await;
+    let beating = async {
+        let (mut connection, _) = origin.accept_head().await;
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        for _ in 0..BEATS {
+            connection.send(b"8\r\n: beat\n\n\r\n").await.unwrap();
+            tokio::time::sleep(BEAT).await;
+        }
+        connection.send(b"0\r\n\r\n").await.unwrap();
+    };
+    let steps = [
+        json!({"wait": "head", "stream": 1}),
+        json!({"pause": 0.1}),
+        json!({"drip": {"stream": 1, "bytes": 8, "every": BEAT.as_secs_f64(), "times": BEATS}}),
+        json!({"wait": "end", "stream": 1}),
+    ];
+    let scenarios = [scenario(&gateway, &head("GET", "/events", &[]), json!({"4": 0}), &steps)];
+    let (results, ()) = tokio::join!(Peer::results("h2_client.py", &scenarios), beating);
+    let stream = &results[0]["streams"]["1"];
+    assert_eq!(stream["reset"], Value::Null, "{stream}");
+    assert_eq!((&stream["size"], &stream["ended"]), (&json!(8 * BEATS), &json!(true)), "{stream}");
 }
