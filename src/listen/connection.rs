@@ -24,7 +24,8 @@ use crate::proxy::engine::Engine;
 use crate::proxy::pressure::{Level, Pressure};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{HandshakeFault, ListenerMetrics};
-use crate::tls::transport::Downstream as Transport;
+use crate::tls::accept::accept as shake_hands;
+use crate::tls::transport::{Counted as CountedTcp, Downstream as Transport};
 use crate::tls::{CertStore, Handshake, Terms};
 
 /// What every connection of one listener is served with.
@@ -148,7 +149,7 @@ async fn serve(
                 let offer = generation.offer(&door.facts, name, local.ip());
                 offer.unwrap_or_else(|| terms.default_offer())
             };
-            let handshake = crate::tls::accept::accept(stream, Some(local.ip()), offer, store);
+            let handshake = shake_hands(stream.into(), Some(local.ip()), offer, store);
             // In boxes, here and below: a task has room for the largest of what it awaits, and most
             // of its life it waits for a request.
             let handshake = Box::pin(secured(timeout_at(end, handshake), door, peer, &around));
@@ -239,7 +240,9 @@ async fn turn_away_plain(
 /// The connection after its handshake; `None` when there is none within the time allowed, or it was
 /// a certificate authority's.
 async fn secured(
-    handshake: Timeout<impl Future<Output = Result<Handshake<TcpStream>, crate::tls::AcceptError>>>,
+    handshake: Timeout<
+        impl Future<Output = Result<Handshake<CountedTcp>, crate::tls::AcceptError>>,
+    >,
     door: &Door,
     peer: SocketAddr,
     around: &Surroundings,

@@ -54,6 +54,8 @@ pub struct Line {
     cleared: usize,
     body: BodyTracker,
     outbox: BytesMut,
+    /// Bytes that had left through TLS when last looked at.
+    left: u64,
     /// Bytes of the response taken from the engine in this exchange.
     taken: u64,
     at_end: bool,
@@ -87,6 +89,7 @@ impl Line {
             cleared: 0,
             body: BodyTracker::new(BodyFraming::None),
             outbox: BytesMut::new(),
+            left: 0,
             taken: 0,
             at_end: false,
             may_end: false,
@@ -202,7 +205,14 @@ impl Line {
                 Poll::Pending => return self.poll_send_patience(cx),
             }
         }
-        Pin::new(&mut self.transport).poll_flush(cx)
+        // With TLS this is where a write waits.
+        match Pin::new(&mut self.transport).poll_flush(cx) {
+            Poll::Pending => self.poll_send_patience(cx),
+            Poll::Ready(flushed) => {
+                self.took(0);
+                Poll::Ready(flushed)
+            }
+        }
     }
 
     /// Sends what is left, says goodbye and, where the client may still be sending, reads on for a
@@ -374,6 +384,7 @@ impl Line {
         if self.connection.is_tunnel() {
             self.taking.ignore_rate();
         }
+        self.took(0);
         let end = self.taking.wait(Instant::now);
         ready!(self.write_alarm.poll(cx, end));
         self.connection.fault(ClientFault::SlowReader);
@@ -405,9 +416,17 @@ impl Line {
         Poll::Ready(Ok(count))
     }
 
-    /// Notes that so many bytes of a response left.
+    /// Notes that so many bytes of a response left. Those that TLS took have not yet: there it is
+    /// what came out below that counts.
     fn took(&mut self, bytes: usize) {
-        self.taking.moved(bytes as u64, Instant::now);
+        let bytes = match self.transport.written() {
+            Some(written) => written - std::mem::replace(&mut self.left, written),
+            None => bytes as u64,
+        };
+        if bytes == 0 {
+            return;
+        }
+        self.taking.moved(bytes, Instant::now);
         if self.connection.is_tunnel() {
             self.progress = Instant::now();
         }

@@ -1,6 +1,6 @@
 //! The bytes of a connection: plain TCP, or TLS over it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,6 +8,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{ClientStream, ServerStream};
+
+/// TCP under a client's TLS, with what it has taken counted.
+///
+/// # Why
+/// The TLS layer takes bytes while the socket takes none. How a client gets on shows below it alone.
+#[derive(Debug)]
+pub struct Counted {
+    io: TcpStream,
+    written: u64,
+}
+
+impl From<TcpStream> for Counted {
+    fn from(io: TcpStream) -> Self {
+        Self { io, written: 0 }
+    }
+}
 
 /// The bytes of a connection; `S` is a [`ServerStream`] or a [`ClientStream`].
 #[derive(Debug)]
@@ -19,10 +35,76 @@ pub enum Transport<S> {
 }
 
 /// The bytes to and from a client.
-pub type Downstream = Transport<ServerStream<TcpStream>>;
+pub type Downstream = Transport<ServerStream<Counted>>;
 
 /// The bytes to and from a server.
 pub type Upstream = Transport<ClientStream<TcpStream>>;
+
+impl Downstream {
+    /// Bytes that left through TLS; `None` without it.
+    #[must_use]
+    pub fn written(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().0.written),
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.counted(|io| io.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.counted(|io| io.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+impl Counted {
+    fn counted(
+        &mut self,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let outcome = write(Pin::new(&mut self.io));
+        if let Poll::Ready(Ok(count)) = outcome {
+            self.written += count as u64;
+        }
+        outcome
+    }
+}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Transport<S> {
     fn poll_read(

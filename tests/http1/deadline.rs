@@ -281,12 +281,36 @@ async fn a_route_s_timeout_cuts_a_response_that_takes_longer() {
 async fn a_client_that_does_not_read_is_cut() {
     let origin = Stage::open().await;
     let gateway = with_limits(&origin.url(), &format!("idle_timeout: {MOMENT}")).await;
-    let mut client = gateway.client().connect().await;
-    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let client = gateway.client().connect().await;
+    is_cut_unread(client, &origin, &gateway, 1 << 20).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_where_tls_has_room_left() {
+    let origin = Stage::open().await;
+    let yaml = format!(
+        "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: https }} }}\n\
+         sites: {{ a.test: {{ certificate: internal, upstream: \"{}\" }} }}\n\
+         limits: {{ idle_timeout: {MOMENT} }}\n",
+        origin.url()
+    );
+    let gateway = Gateway::start(yaml).await;
+    // Pieces that the TLS layer takes whole when the socket takes none.
+    let client = gateway.tls_client_of("web", "a.test").connect().await;
+    is_cut_unread(client, &origin, &gateway, 4 << 10).await;
+}
+
+async fn is_cut_unread(
+    mut client: crate::support::Connection,
+    origin: &Stage,
+    gateway: &Gateway,
+    piece: usize,
+) {
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     let (mut connection, _) = origin.accept_head().await;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1 << 30);
     connection.send(head.as_bytes()).await.unwrap();
-    let block = vec![b'x'; 1 << 20];
+    let block = vec![b'x'; piece];
     within("cut", async { while connection.send(&block).await.is_ok() {} }).await;
     let line = gateway.wait_access(|_| true).await;
     assert_eq!(field(&line, "error.type"), "client_gone", "{line}");
