@@ -134,6 +134,14 @@ pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>) {
     *body = Some(flight.carry(bytes));
 }
 
+/// Has a piece of a body on its way to the server counted as waiting for that, where the patience with
+/// the client depends on it. On HTTP/1.1 its bytes are waited for only while they are read.
+pub(super) fn carry_up(exchange: &Exchange, body: &mut Option<Bytes>) {
+    if let (Some(attempt), true) = (&exchange.attempt, exchange.watch.is_some()) {
+        *body = body.take().map(|bytes| attempt.carry_up(bytes));
+    }
+}
+
 /// Tells a client that waits to be told so to go on with its body (RFC 9110 §10.1.1).
 ///
 /// # Errors

@@ -139,7 +139,9 @@ impl ProxyHttp for Hooks {
         let bytes = body.as_ref().map_or(0, Bytes::len);
         exchange.received(bytes, is_end);
         filtering::receive(exchange, bytes, session.was_upgraded())
-            .map_err(|failure| stop(exchange, failure).into_down())
+            .map_err(|failure| stop(exchange, failure).into_down())?;
+        answer::carry_up(exchange, body);
+        Ok(())
     }
 
     async fn upstream_response_filter(

@@ -3,11 +3,12 @@
 //! The request's context, the connection under it and the engine's hooks all hold the same
 //! [`Attempt`]; each writes what it learns, and the access line reads all of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
 use super::announcement::Announcement;
@@ -42,6 +43,8 @@ pub struct Attempt {
     holding_since: AtomicU64,
     /// How long they have waited before, in microseconds.
     held: AtomicU64,
+    /// Pieces of the request's body that the engine has, where the connection is its own.
+    uphill: AtomicUsize,
     /// Pieces of the response's body that have left the engine's queue.
     passed: AtomicU32,
     /// Its response on the way to the client, once there is a body.
@@ -97,6 +100,7 @@ impl Attempt {
             personal: AtomicBool::new(false),
             holding_since: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            uphill: AtomicUsize::new(0),
             passed: AtomicU32::new(0),
             flight: OnceLock::new(),
             expired: AtomicU8::new(0),
@@ -251,8 +255,19 @@ impl Attempt {
         }
     }
 
-    /// How long it was the server that kept the request's body waiting. Known on connections of our
-    /// own only.
+    /// Has a piece of the request's body count as waiting until it is dropped: the server has taken it
+    /// then. Connections of our own tell by themselves, so that nothing is done there.
+    #[must_use]
+    pub fn carry_up(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        if bytes.is_empty() || !super::peer::is_engines_own(self) {
+            return bytes;
+        }
+        self.uphill.fetch_add(1, Ordering::SeqCst);
+        self.hold(true);
+        Bytes::from_owner(Uphill { bytes, attempt: Arc::clone(self) })
+    }
+
+    /// How long it was the server that kept the request's body waiting.
     #[must_use]
     pub fn held(&self) -> Duration {
         let present = match self.holding_since.load(Ordering::Relaxed) {
@@ -310,6 +325,31 @@ impl Attempt {
     #[must_use]
     pub fn dial_failure(&self) -> Option<&DialFailure> {
         self.dial_failure.get()
+    }
+}
+
+/// A piece of a request's body that waits as long as it lives.
+struct Uphill {
+    bytes: Bytes,
+    attempt: Arc<Attempt>,
+}
+
+impl AsRef<[u8]> for Uphill {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Uphill {
+    fn drop(&mut self) {
+        if self.attempt.uphill.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return;
+        }
+        self.attempt.hold(false);
+        // The next piece may have come meanwhile, from another thread.
+        if self.attempt.uphill.load(Ordering::SeqCst) > 0 {
+            self.attempt.hold(true);
+        }
     }
 }
 

@@ -90,6 +90,16 @@ impl std::fmt::Debug for EngineTls {
     }
 }
 
+/// Whether the engine opens and drives the connection that `attempt` uses.
+#[must_use]
+pub(super) fn is_engines_own(attempt: &Attempt) -> bool {
+    match attempt.pool.spec().protocol {
+        UpstreamProtocol::H2c | UpstreamProtocol::H2 => true,
+        UpstreamProtocol::Auto => attempt.endpoint().server.https,
+        UpstreamProtocol::Http1 => false,
+    }
+}
+
 /// The engine's view of where `attempt` goes.
 #[must_use]
 pub fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {

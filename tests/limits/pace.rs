@@ -142,3 +142,18 @@ async fn silence_of_the_server_is_not_the_client_s() {
     assert_eq!(stream["reset"], Value::Null, "{stream}");
     assert_eq!((&stream["size"], &stream["ended"]), (&json!(8 * BEATS), &json!(true)), "{stream}");
 }
+
+#[tokio::test]
+async fn a_server_that_does_not_take_a_body_is_not_its_sender_s_fault() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let limits = "limits: { request_body_timeout: 300ms, idle_timeout: 10s, min_rate: 10KiB/s }";
+    let url = format!("http://{}", origin.address());
+    let gateway = Gateway::start(yaml(&url, "h2c", limits)).await;
+    let request = json!({"stream": 1, "headers": head("POST", "/late", &[]), "size": 200_000});
+    let steps = json!([{ "request": request }, {"wait": "end", "stream": 1}]);
+    let address = gateway.address("web").to_string();
+    let scenarios = [json!({"address": address, "steps": steps})];
+    let results = Peer::results("h2_client.py", &scenarios).await;
+    let stream = &results[0]["streams"]["1"];
+    assert_eq!((&stream["size"], &stream["ended"]), (&json!(200_000), &json!(true)), "{stream}");
+}

@@ -4,6 +4,7 @@ usage: h2_origin.py [CERTIFICATE KEY]
 
 The request's path says what happens:
   /echo     200, the request's body as it comes, its trailers and `x-origin: end` behind it
+  /late     the same, but there is no room for more of a body until a second after each piece
   /headers  200, the request's header fields as JSON
   /reset    200, four bytes, then RST_STREAM (INTERNAL_ERROR)
   /goaway   GOAWAY and the end of the connection
@@ -56,7 +57,11 @@ class Origin(asyncio.Protocol):
         if isinstance(event, h2.events.RequestReceived):
             self.request(event.stream_id, event.headers)
         elif isinstance(event, h2.events.DataReceived):
-            self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            if self.paths.get(event.stream_id) == "/late":
+                later = asyncio.get_running_loop().call_later
+                later(1, self.acknowledge, event.flow_controlled_length, event.stream_id)
+            else:
+                self.acknowledge(event.flow_controlled_length, event.stream_id)
             if event.stream_id in self.unsent:
                 self.unsent[event.stream_id] += event.data
                 self.send(event.stream_id)
@@ -74,9 +79,14 @@ class Origin(asyncio.Protocol):
             for stream in list(self.unsent):
                 self.send(stream)
 
+    def acknowledge(self, size, stream):
+        self.h2.acknowledge_received_data(size, stream)
+        self.flush()
+
     def request(self, stream, headers):
         tell("request", connection=self.number, stream=stream, headers=[list(header) for header in headers])
         path = dict(headers).get(":path", "").split("?")[0]
+        self.paths[stream] = path
         if path == "/headers":
             body = json.dumps([list(header) for header in headers]).encode()
             fields = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(body)))]
