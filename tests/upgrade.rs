@@ -2,6 +2,7 @@
 
 mod load;
 mod refused;
+mod silence;
 mod supervised;
 
 use std::fs;

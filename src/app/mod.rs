@@ -321,8 +321,9 @@ async fn serve(
                 request = requests.recv() => match request {
                     Some(Request::Reload(request)) => running.reload(request, manager).await,
                     Some(Request::Upgrade(request)) => {
-                        if let Some(next) = running.upgrade(request, manager, is_waiting).await {
-                            return next;
+                        let upgrade = running.upgrade(request, manager, is_waiting);
+                        if let Some(succession) = upgrade.await {
+                            return succession;
                         }
                     }
                     // Whoever may ask is gone; the process itself may.
@@ -331,10 +332,12 @@ async fn serve(
             }
         }
     };
-    tokio::select! {
-        reason = stops.next() => End::Stop(reason),
-        next = work => End::Upgraded(Box::new(next)),
-    }
+    let succession = tokio::select! {
+        reason = stops.next() => return End::Stop(reason),
+        succession = work => succession,
+    };
+    // Nothing takes it back from here on: a stop is heard afterwards.
+    End::Upgraded(Box::new(running.step_back(succession).await))
 }
 
 /// Finishes what is in flight, at most `shutdown.grace`; a second request to stop cuts. What is

@@ -25,39 +25,40 @@ const TRIAL: Duration = Duration::from_secs(1);
 /// next request within it, which is answered, and come again elsewhere.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// An upgrade that has succeeded, and of which nobody has been told.
+pub(super) struct Succession {
+    request: Upgrade,
+    upgraded: Upgraded,
+    successor: Successor,
+    began: Instant,
+}
+
 impl Running {
-    /// Does what `request` asks for, and answers it. Returns the process that has taken over, if one
-    /// has; then this one accepts no more. Dropped before its end it has done nothing.
+    /// Does what `request` asks for. Answers it unless another process has taken over, which is
+    /// returned then: nothing takes that back. Dropped before its end it has done nothing.
     pub(super) async fn upgrade(
         &mut self,
         request: Upgrade,
         manager: &Manager,
         is_waiting: bool,
-    ) -> Option<Successor> {
+    ) -> Option<Succession> {
         let (reason, wish) = (request.reason, request.wish.clone());
-        let started = Instant::now();
+        let began = Instant::now();
         let outcome = match is_waiting {
             // Whoever has started us has not made way yet.
             true => Err(UpgradeError::Busy),
             false => self.succeed(reason, wish, manager).await,
         };
-        let seconds = started.elapsed().as_secs_f64();
-        if outcome.is_err() {
-            self.shared.metrics.upgraded(false);
-        }
-        let (outcome, successor) = match outcome {
-            Ok((upgraded, successor)) => {
-                // Before anybody is told: who asks next is to meet the other process.
-                self.stop_accepting().await;
-                let (pid, version) = (upgraded.pid, &upgraded.version);
-                tracing::info!(reason, pid, %version, seconds, "upgraded");
-                (Ok(upgraded), Some(successor))
-            }
+        match outcome {
+            // From here on nothing is waited for: a stop would end this as if it had come to nothing.
+            Ok((upgraded, successor)) => Some(Succession { request, upgraded, successor, began }),
             Err(error) => {
+                self.shared.metrics.upgraded(false);
                 let output = match &error {
                     UpgradeError::NotReady { output, .. } => config::without_excerpts(output),
                     _ => String::new(),
                 };
+                let seconds = began.elapsed().as_secs_f64();
                 let (cause, output) = (&error as &dyn Error, output.trim_end());
                 tracing::error!(
                     reason,
@@ -66,10 +67,26 @@ impl Running {
                     seconds,
                     "did not upgrade, goes on serving"
                 );
-                (Err(error), None)
+                request.settle(Err(error));
+                None
             }
-        };
-        request.settle(outcome);
+        }
+    }
+
+    /// Accepts no more, and answers who asked for the upgrade.
+    pub(super) async fn step_back(&mut self, succession: Succession) -> Successor {
+        let Succession { request, upgraded, successor, began } = succession;
+        // Before anybody is told: who asks next is to meet the other process.
+        self.stop_accepting().await;
+        let (reason, seconds) = (request.reason, began.elapsed().as_secs_f64());
+        let (pid, version) = (upgraded.pid, &upgraded.version);
+        let output = config::without_excerpts(&successor.printed());
+        match output.trim_end() {
+            "" => {}
+            output => tracing::warn!(pid, output, "what the new process has printed"),
+        }
+        tracing::info!(reason, pid, %version, seconds, "upgraded");
+        request.settle(Ok(upgraded));
         successor
     }
 
@@ -108,7 +125,7 @@ impl Running {
         };
         match outcome {
             Ok(version) => {
-                successor.print_on();
+                // At once, for nobody speaks to the service manager until it has heard.
                 successor.hand_over();
                 Ok((Upgraded { pid, version }, successor))
             }

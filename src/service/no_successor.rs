@@ -64,11 +64,6 @@ impl Successor {
         match self.0 {}
     }
 
-    /// Prints what it has printed.
-    pub fn print_on(&self) {
-        match self.0 {}
-    }
-
     /// Tells it that all is its own.
     pub fn hand_over(&mut self) {
         match self.0 {}

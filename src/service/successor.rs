@@ -155,12 +155,6 @@ impl Successor {
         String::from_utf8_lossy(&self.printed).into_owned()
     }
 
-    /// Prints what it has printed to where it would have.
-    pub fn print_on(&self) {
-        // Where standard error cannot be written, nobody reads it.
-        let _ = io::stderr().lock().write_all(&self.printed);
-    }
-
     /// Tells it that all is its own, and never ends it from here on.
     pub fn hand_over(&mut self) {
         self.has_taken_over = true;

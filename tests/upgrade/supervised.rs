@@ -84,6 +84,62 @@ shutdown: { delay: 10m, grace: 5s }
     gone(last, gateways.directory()).await;
 }
 
+/// A gateway with `systemd` as its manager, which waits ten minutes for a sign of life.
+async fn start_watched(path: &Path, shutdown: &str) -> Generations {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_wardgate"));
+    program.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "600000000");
+    let yaml = "listeners: { web: { bind: \"127.0.0.1:0\", protocol: http } }\n\
+                sites: { \"*\": { routes: [{ respond: here }] } }\n";
+    Generations::start_program(program, &format!("{yaml}shutdown: {shutdown}\n")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_main_process_gives_a_sign_of_life_at_once() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("notify");
+    let systemd = Told::at(&path);
+    let mut gateways = start_watched(&path, "{ grace: 1s }").await;
+    let mut first = [systemd.any(), systemd.any()];
+    first.sort();
+    assert_eq!((first[0][0].as_str(), first[1][0].as_str()), ("READY=1", "WATCHDOG=1"));
+    let next = gateways.upgrade(&[]).await;
+    assert_eq!(systemd.any(), [format!("MAINPID={next}")]);
+    assert_eq!(systemd.any(), ["WATCHDOG=1"], "the one before may be half a period old");
+    assert_eq!(systemd.any()[0], "READY=1");
+    assert_eq!(gateways.first.end().await.code(), Some(0));
+    signal(next, "TERM");
+    gone(next, gateways.directory()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_after_the_new_process_has_become_the_main_one_takes_nothing_back() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("notify");
+    let systemd = Told::at(&path);
+    let mut gateways = start_watched(&path, "{ delay: 10m, grace: 5s }").await;
+    let old = rustix::process::Pid::from_raw(gateways.first.id().try_into().unwrap()).unwrap();
+    let at = gateways.directory().to_owned();
+    let asked = tokio::spawn(async move { ask(&at, &[]).await });
+    let told = tokio::task::spawn_blocking(move || {
+        loop {
+            let lines = systemd.next();
+            if lines[0].starts_with("MAINPID=") {
+                rustix::process::kill_process(old, rustix::process::Signal::TERM).unwrap();
+                return (lines[0].clone(), systemd);
+            }
+        }
+    });
+    let (told, systemd) = told.await.unwrap();
+    let output = asked.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(gateways.first.end().await.code(), Some(0), "without shutdown.delay");
+    let next = gateways.serving().await;
+    assert_eq!(told, format!("MAINPID={next}"));
+    assert_eq!(systemd.next()[0], "READY=1");
+    signal(next, "KILL");
+    gone(next, gateways.directory()).await;
+}
+
 #[tokio::test]
 async fn a_unit_whose_main_process_systemd_cannot_learn_is_not_upgraded() {
     // systemd sets the variable to the number of the process, which the shell knows beforehand.
