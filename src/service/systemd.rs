@@ -42,6 +42,7 @@ pub(super) struct Systemd {
 pub struct HandOver {
     predecessor: Predecessor,
     notifier: Notifier,
+    is_watched: bool,
 }
 
 impl HandOver {
@@ -50,6 +51,10 @@ impl HandOver {
     pub async fn wait(self) -> bool {
         let is_told = self.predecessor.handed_over().await;
         self.notifier.silence(false);
+        if self.is_watched {
+            // The last sign of the other process may be half a period old, and ours so far were not heard.
+            self.notifier.notify(&[NotifyState::Watchdog]);
+        }
         is_told
     }
 }
@@ -101,7 +106,8 @@ impl Systemd {
     pub(super) fn take_over(&mut self) -> io::Result<Option<HandOver>> {
         let Some(mut predecessor) = self.predecessor.take() else { return Ok(None) };
         predecessor.ready()?;
-        Ok(Some(HandOver { predecessor, notifier: self.notifier.clone() }))
+        let (notifier, is_watched) = (self.notifier.clone(), self.watchdog.is_some());
+        Ok(Some(HandOver { predecessor, notifier, is_watched }))
     }
 
     /// systemd takes the word of the main process for it, whatever `NotifyAccess=` says.
