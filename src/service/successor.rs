@@ -196,8 +196,7 @@ pub fn obstacle() -> Option<String> {
              new container instead"
         ));
     }
-    let is_main = env::var("SYSTEMD_EXEC_PID").is_ok_and(|main| main == pid.to_string());
-    if is_main && env::var_os("NOTIFY_SOCKET").is_none() {
+    if is_blind_main(|name| env::var(name).ok(), pid, std::os::unix::process::parent_id()) {
         return Some(
             "systemd is not told which process is the main one, and would end both: the unit needs \
              Type=notify or Type=notify-reload"
@@ -205,6 +204,19 @@ pub fn obstacle() -> Option<String> {
         );
     }
     None
+}
+
+/// Whether the process `pid` is the main one of a unit whose manager cannot be told of another.
+fn is_blind_main(variable: impl Fn(&str) -> Option<String>, pid: u32, parent: u32) -> bool {
+    if variable("NOTIFY_SOCKET").is_some() {
+        return false;
+    }
+    match variable("SYSTEMD_EXEC_PID") {
+        Some(main) => main == pid.to_string(),
+        // systemd before 248 does not say. What a unit's processes start has the same number of
+        // invocation, but another parent.
+        None => variable("INVOCATION_ID").is_some() && parent == 1,
+    }
 }
 
 /// What containers have as process 1 that ends with what it has started.
@@ -289,6 +301,28 @@ mod tests {
             assert_eq!(said(early, READY), None);
         }
         assert_eq!(said(b"failed a: b\nc\n", FAILED).as_deref(), Some("a: b\nc"));
+    }
+
+    #[test]
+    fn a_unit_that_tells_nobody_is_known_by_its_variables() {
+        let [invocation, main] = [("INVOCATION_ID", "0f3a"), ("SYSTEMD_EXEC_PID", "17")];
+        let socket = ("NOTIFY_SOCKET", "/run/systemd/notify");
+        for (case, variables, parent, wanted) in [
+            ("no systemd", &[][..], 1, false),
+            ("its main process", &[invocation, main], 1, true),
+            ("that of another manager than process 1", &[invocation, main], 900, true),
+            ("another process of the unit", &[invocation, ("SYSTEMD_EXEC_PID", "16")], 1, false),
+            ("its main process, before systemd 248", &[invocation], 1, true),
+            ("another process of the unit, before that", &[invocation], 16, false),
+            ("it may tell", &[invocation, main, socket], 1, false),
+            ("it may tell, before that", &[invocation, socket], 1, false),
+        ] {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|variable| variable.0 == name);
+                found.map(|variable| variable.1.to_owned())
+            };
+            assert_eq!(is_blind_main(variable, 17, parent), wanted, "{case}");
+        }
     }
 
     #[test]
