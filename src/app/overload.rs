@@ -27,6 +27,8 @@ pub(super) struct Watch {
     auto: Option<u64>,
     /// The `limits.connections` of which the log was told.
     warned_of: usize,
+    /// The log was told that `auto` stands for nothing.
+    is_auto_told: bool,
 }
 
 impl Watch {
@@ -35,7 +37,8 @@ impl Watch {
         keep_pages_small();
         let room = descriptors().map(room);
         shared.pressure.set_room(room.unwrap_or(0));
-        let mut watch = Self { shared, room, auto: auto(memory_allowed()), warned_of: 0 };
+        let auto = auto(memory_allowed());
+        let mut watch = Self { shared, room, auto, warned_of: 0, is_auto_told: false };
         watch.look();
         watch
     }
@@ -56,6 +59,10 @@ impl Watch {
         {
             self.warned_of = limits.connections;
             warn_of_descriptors(limits.connections, room);
+        }
+        if limits.memory == MemoryLimit::Auto && self.auto.is_none() && !self.is_auto_told {
+            self.is_auto_told = true;
+            warn_of_memory();
         }
         let limit = match limits.memory {
             MemoryLimit::Auto => self.auto,
@@ -123,6 +130,16 @@ fn warn_of_descriptors(connections: usize, room: usize) {
     tracing::warn!(connections, limit = room, %hint, "descriptors allow fewer connections");
 }
 
+/// That is so wherever Windows is, and no reason to worry whoever did not choose it.
+fn warn_of_memory() {
+    let hint = "write a size into limits.memory, such as 512MiB, or off";
+    if cfg!(windows) {
+        tracing::info!(%hint, "memory has no limit");
+    } else {
+        tracing::warn!(%hint, "found no memory limit");
+    }
+}
+
 /// Descriptors that are kept for servers, files and the rest: one in so many.
 const RESERVE: u64 = 8;
 
@@ -162,14 +179,33 @@ fn auto(allowed: Option<u64>) -> Option<u64> {
 /// The memory that the process may have: the machine's, or less where a control group says so.
 #[cfg(target_os = "linux")]
 fn memory_allowed() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let of_machine = read("/proc/meminfo").and_then(|text| {
+    least_memory(|path| std::fs::read_to_string(path).ok())
+}
+
+/// [`memory_allowed`] by what `read` finds in files.
+#[cfg(target_os = "linux")]
+fn least_memory(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let of_groups = limit_files(&groups).filter_map(|path| read(&path)?.trim().parse().ok());
+    of_machine(&read).into_iter().chain(of_groups).min()
+}
+
+/// The machine's memory. A container may be shown a smaller one in a file; a unit with
+/// `ProcSubset=pid` has no such file, and the kernel is asked.
+#[cfg(target_os = "linux")]
+fn of_machine(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let shown = read("/proc/meminfo").and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
     });
-    let groups = read("/proc/self/cgroup").unwrap_or_default();
-    let of_groups = limit_files(&groups).filter_map(|path| read(&path)?.trim().parse().ok());
-    of_machine.into_iter().chain(of_groups).min()
+    shown.or_else(|| {
+        let info = rustix::system::sysinfo();
+        // Words are smaller on some machines.
+        #[allow(clippy::useless_conversion, reason = "they are as large on this one")]
+        let total = u64::from(info.totalram);
+        let bytes = total.checked_mul(info.mem_unit.into())?;
+        (bytes > 0).then_some(bytes)
+    })
 }
 
 /// Only a size that is written down counts here.
@@ -239,6 +275,28 @@ mod tests {
     fn some_descriptors_are_kept_back() {
         assert_eq!([64, 1024, 20_000].map(room), [32, 896, 17_500]);
         assert_eq!(room(10), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_known_where_the_files_are_hidden() {
+        let of_kernel = least_memory(|_| None).expect("asked of the kernel");
+        assert!(of_kernel > 64 << 20, "{of_kernel}");
+        let hidden = |path: &str| match path {
+            "/proc/self/cgroup" => Some("0::/a.slice\n".to_owned()),
+            "/sys/fs/cgroup/a.slice/memory.max" => Some("max\n".to_owned()),
+            _ => None,
+        };
+        assert_eq!(least_memory(hidden), Some(of_kernel), "what a unit is shown");
+        let bounded = |path: &str| match path {
+            "/sys/fs/cgroup/a.slice/memory.max" => Some("1048576\n".to_owned()),
+            _ => hidden(path),
+        };
+        assert_eq!(least_memory(bounded), Some(1 << 20));
+        let shown = |path: &str| {
+            (path == "/proc/meminfo").then(|| "MemTotal:     2048 kB\nMemFree: 1 kB\n".to_owned())
+        };
+        assert_eq!(least_memory(shown), Some(2 << 20), "a container's view of the machine");
     }
 
     #[cfg(target_os = "linux")]
