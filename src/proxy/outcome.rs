@@ -1,6 +1,6 @@
 //! What an engine's error means.
 
-use std::fmt;
+use std::{fmt, io};
 
 use pingora_error::{Error, ErrorSource, ErrorType};
 
@@ -57,11 +57,15 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
         return;
     }
     let attempt = exchange.attempt.as_deref();
+    let endpoint = attempt.map_or("", |attempt| attempt.endpoint().label.as_str());
     if let Some(DialFailure::Local(error)) = attempt.and_then(|attempt| attempt.dial_failure()) {
         // Every request meets with it, and all say the same.
-        return exchange.shared.pressure.lack(error);
+        let pressure = &exchange.shared.pressure;
+        return match error.kind() {
+            io::ErrorKind::AddrNotAvailable => pressure.lack_port(endpoint, error),
+            _ => pressure.lack(error),
+        };
     }
-    let endpoint = attempt.map_or("", |attempt| attempt.endpoint().label.as_str());
     let pool = attempt.map_or("", |attempt| attempt.pool.name());
     let cause: &dyn fmt::Display = match attempt.and_then(|attempt| attempt.dial_failure()) {
         Some(dial) => &Chain(dial),
@@ -142,8 +146,6 @@ fn upstream(exchange: &Exchange, error: &Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[test]

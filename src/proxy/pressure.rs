@@ -49,8 +49,24 @@ pub struct Pressure {
     calls: AtomicU64,
     called: Notify,
     relieved: AtomicU64,
-    /// When the log was last told of descriptors, and how often they were short since.
-    told: Mutex<(Option<Instant>, u64)>,
+    descriptors_told: Told,
+    ports_told: Told,
+}
+
+/// When the log was last told of a shortage, and how often it was met with since.
+#[derive(Debug, Default)]
+struct Told(Mutex<(Option<Instant>, u64)>);
+
+impl Told {
+    /// Counts one more time; returns how many the log is to be told of now.
+    fn count(&self) -> Option<u64> {
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, count) = &mut *told;
+        *count += 1;
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= SILENCE);
+        is_due.then(|| std::mem::replace(&mut *told, (Some(now), 0)).1)
+    }
 }
 
 impl Pressure {
@@ -97,18 +113,23 @@ impl Pressure {
         self.lacks_descriptors.load(Ordering::Relaxed) || self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Notes that the system had no descriptor, port or memory for a socket, as `error` says, and has
-    /// idle connections make room. The log is told once in a while.
+    /// Notes that the system had no descriptor or memory for a socket, as `error` says, and has idle
+    /// connections make room, once between two measurements however often it is met with: each time
+    /// costs some of them. The log is told once in a while.
     pub fn lack(&self, error: &dyn std::fmt::Display) {
-        self.is_short.store(true, Ordering::Relaxed);
-        self.call();
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, count) = &mut *told;
-        *count += 1;
-        if last.is_none_or(|last| now.saturating_duration_since(last) >= SILENCE) {
+        if !self.is_short.swap(true, Ordering::Relaxed) {
+            self.call();
+        }
+        if let Some(count) = self.descriptors_told.count() {
             tracing::warn!(%error, count, "short of descriptors");
-            *told = (Some(now), 0);
+        }
+    }
+
+    /// Notes that every port towards `endpoint` is taken, as `error` says. Those of other servers are
+    /// not, and no client that goes would free one. The log is told once in a while.
+    pub fn lack_port(&self, endpoint: &str, error: &dyn std::fmt::Display) {
+        if let Some(count) = self.ports_told.count() {
+            tracing::warn!(endpoint, %error, count, "out of ports to a server");
         }
     }
 
@@ -221,5 +242,34 @@ mod tests {
         assert!(pressure.lacks_descriptors(), "a moment is not over");
         pressure.measured(1, 0, Level::Ease);
         assert!(!pressure.lacks_descriptors());
+    }
+
+    #[test]
+    fn each_shortage_costs_idle_connections_once_a_moment() {
+        let pressure = Pressure::default();
+        let calls = || pressure.calls.load(Ordering::SeqCst);
+        for _ in 0..200 {
+            pressure.lack(&"too many open files");
+        }
+        assert_eq!(calls(), 1);
+        pressure.measured(1, 0, Level::Ease);
+        pressure.lack(&"too many open files");
+        assert_eq!(calls(), 2);
+    }
+
+    #[test]
+    fn ports_to_a_server_are_not_clients_to_give_back() {
+        let pressure = Pressure::default();
+        pressure.lack_port("http://localhost:1", &"no port");
+        assert_eq!(pressure.calls.load(Ordering::SeqCst), 0);
+        assert!(!pressure.lacks_descriptors());
+    }
+
+    #[test]
+    fn the_log_is_told_once_and_then_of_all_since() {
+        let told = Told::default();
+        assert_eq!([told.count(), told.count(), told.count()], [Some(1), None, None]);
+        told.0.lock().unwrap().0 = Instant::now().checked_sub(SILENCE);
+        assert_eq!([told.count(), told.count()], [Some(3), None]);
     }
 }
