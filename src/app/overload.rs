@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::process::MemoryLimit;
 use crate::proxy::gateway::Shared;
 use crate::proxy::pressure::Level;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Resident};
 
 /// Between two measurements. A quarter of a second at a gigabit is 30 MB.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -21,6 +21,7 @@ const PERIOD: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Watch {
     shared: Arc<Shared>,
+    resident: Resident,
     /// Client connections that descriptors allow, where that is known.
     room: Option<usize>,
     /// What `auto` stands for.
@@ -29,6 +30,8 @@ pub(super) struct Watch {
     warned_of: usize,
     /// The log was told that `auto` stands for nothing.
     is_auto_told: bool,
+    /// And that what is in use cannot be measured.
+    is_blind_told: bool,
 }
 
 impl Watch {
@@ -37,8 +40,15 @@ impl Watch {
         keep_pages_small();
         let room = descriptors().map(room);
         shared.pressure.set_room(room.unwrap_or(0));
-        let auto = auto(memory_allowed());
-        let mut watch = Self { shared, room, auto, warned_of: 0, is_auto_told: false };
+        let mut watch = Self {
+            shared,
+            resident: Resident::default(),
+            room,
+            auto: auto(memory_allowed()),
+            warned_of: 0,
+            is_auto_told: false,
+            is_blind_told: false,
+        };
         watch.look();
         watch
     }
@@ -69,8 +79,18 @@ impl Watch {
             MemoryLimit::Off => None,
             MemoryLimit::Bytes(bytes) => Some(bytes),
         };
-        let Some(bytes) = metrics::resident_bytes() else { return };
         let pressure = &self.shared.pressure;
+        pressure.pass();
+        let Some(bytes) = self.resident.bytes() else {
+            // Whatever was measured last would stand for ever.
+            pressure.measured(0, 0, Level::Ease);
+            if let Some(limit) = limit.filter(|_| !self.is_blind_told) {
+                self.is_blind_told = true;
+                let hint = "mount /proc, or write off into limits.memory";
+                tracing::warn!(limit, %hint, "cannot measure memory");
+            }
+            return;
+        };
         let level = judge(bytes, limit, pressure.level());
         let before = pressure.measured(bytes, limit.unwrap_or(0), level);
         if level != Level::Ease {
@@ -130,13 +150,13 @@ fn warn_of_descriptors(connections: usize, room: usize) {
     tracing::warn!(connections, limit = room, %hint, "descriptors allow fewer connections");
 }
 
-/// That is so wherever Windows is, and no reason to worry whoever did not choose it.
+/// That is so wherever Linux is not, and no reason to worry there.
 fn warn_of_memory() {
-    let hint = "write a size into limits.memory, such as 512MiB, or off";
-    if cfg!(windows) {
-        tracing::info!(%hint, "memory has no limit");
-    } else {
+    if cfg!(target_os = "linux") {
+        let hint = "write a size into limits.memory, such as 512MiB, or off";
         tracing::warn!(%hint, "found no memory limit");
+    } else {
+        tracing::info!("memory has no limit");
     }
 }
 

@@ -189,6 +189,11 @@ impl MemoryLimit {
                     reading.error_hint(node.span(), message, "at least 32MiB");
                     return None;
                 }
+                if !IS_MEASURED {
+                    let message = "this system does not tell how much memory is in use";
+                    reading.error_hint(node.span(), message, "off");
+                    return None;
+                }
                 Some(Self::Bytes(bytes))
             }
         }
@@ -200,6 +205,9 @@ const MOST_MEMORY: value::Most = value::Most { bytes: 1 << 44, name: "16384GiB" 
 
 /// Below this it would refuse every request from the start. Bytes.
 const LEAST_MEMORY: u64 = 32 << 20;
+
+/// Whether a limit can be kept: memory in use is read from `/proc`, or asked of Windows.
+const IS_MEASURED: bool = cfg!(any(target_os = "linux", windows));
 
 /// The engine that relays requests takes heads of less than 1 MiB.
 const LONGEST_HEAD: (usize, &str) = (1_000_000, "1MB");

@@ -93,12 +93,17 @@ impl Pressure {
         self.memory.store(bytes, Ordering::Relaxed);
         self.memory_limit.store(limit, Ordering::Relaxed);
         self.level.store(level as u8, Ordering::Relaxed);
-        let lacks = self.is_short.swap(false, Ordering::Relaxed);
-        self.lacks_descriptors.store(lacks, Ordering::Relaxed);
         if level != Level::Ease {
             self.call();
         }
         before
+    }
+
+    /// Notes that a moment is over: what was short in it is so for one more, unless it is met with
+    /// again.
+    pub fn pass(&self) {
+        let lacks = self.is_short.swap(false, Ordering::Relaxed);
+        self.lacks_descriptors.store(lacks, Ordering::Relaxed);
     }
 
     /// Bytes in use when last measured, and their limit; 0 is none.
@@ -114,7 +119,7 @@ impl Pressure {
     }
 
     /// Notes that the system had no descriptor or memory for a socket, as `error` says, and has idle
-    /// connections make room, once between two measurements however often it is met with: each time
+    /// connections make room, once in a moment however often it is met with: each time
     /// costs some of them. The log is told once in a while.
     pub fn lack(&self, error: &dyn std::fmt::Display) {
         if !self.is_short.swap(true, Ordering::Relaxed) {
@@ -233,14 +238,14 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_of_descriptors_is_remembered_until_it_is_measured_twice() {
+    fn a_shortage_of_descriptors_is_remembered_for_a_moment() {
         let pressure = Pressure::default();
         assert!(!pressure.lacks_descriptors());
         pressure.lack(&"too many open files");
         assert!(pressure.lacks_descriptors());
-        pressure.measured(1, 0, Level::Ease);
+        pressure.pass();
         assert!(pressure.lacks_descriptors(), "a moment is not over");
-        pressure.measured(1, 0, Level::Ease);
+        pressure.pass();
         assert!(!pressure.lacks_descriptors());
     }
 
@@ -252,7 +257,7 @@ mod tests {
             pressure.lack(&"too many open files");
         }
         assert_eq!(calls(), 1);
-        pressure.measured(1, 0, Level::Ease);
+        pressure.pass();
         pressure.lack(&"too many open files");
         assert_eq!(calls(), 2);
     }

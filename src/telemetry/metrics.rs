@@ -29,7 +29,7 @@ pub use self::allocator::give_memory_back;
 pub use self::certificates::{AuthorityMetrics, CertificateMetrics, Delivery, StoreOp};
 pub use self::family::{ALL, Family, Kind};
 pub use self::histogram::Histogram;
-pub use self::process::resident_bytes;
+pub use self::process::Resident;
 use self::registry::Registry;
 pub use self::render::{
     CertificateReading, EndpointReading, FilterReading, OrderReading, PressureReading, Readings,

@@ -1,5 +1,8 @@
 //! What the system says of the process.
 
+#[cfg(unix)]
+use std::io::{Read as _, Seek as _};
+
 /// What the system says of the process. What it does not say is `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
@@ -14,14 +17,39 @@ pub(super) struct Usage {
     pub(super) threads: Option<u64>,
 }
 
-/// Memory that the process has in use, in bytes.
-#[must_use]
-pub fn resident_bytes() -> Option<u64> {
+/// Memory that the process has in use, for who asks again and again. It needs a descriptor once: it is
+/// when they run short that memory does, too.
+#[derive(Debug, Default)]
+pub struct Resident {
     #[cfg(unix)]
-    let bytes = resident(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    file: Option<std::fs::File>,
+    #[cfg(unix)]
+    text: String,
+}
+
+impl Resident {
+    /// Bytes in use now; `None` where the system does not say.
+    #[cfg(unix)]
+    pub fn bytes(&mut self) -> Option<u64> {
+        if self.file.is_none() {
+            self.file = std::fs::File::open("/proc/self/status").ok();
+        }
+        self.text.clear();
+        let read = self.file.as_mut().map(|file| {
+            file.rewind()?;
+            file.read_to_string(&mut self.text)
+        });
+        if !matches!(read, Some(Ok(_))) {
+            self.file = None;
+        }
+        resident(&self.text)
+    }
+
+    /// Bytes in use now; `None` where the system does not say.
     #[cfg(windows)]
-    let bytes = usage().resident_bytes;
-    bytes
+    pub fn bytes(&mut self) -> Option<u64> {
+        usage().resident_bytes
+    }
 }
 
 #[cfg(unix)]
@@ -128,5 +156,17 @@ mod tests {
         assert!(usage.resident_bytes.is_some_and(|bytes| bytes > 100_000), "{usage:?}");
         assert!(usage.open.map_or(cfg!(windows), |count| count > 0), "{usage:?}");
         assert!(usage.cpu_seconds.is_some(), "{usage:?}");
+    }
+
+    #[test]
+    fn memory_in_use_is_read_anew_from_a_file_that_is_kept() {
+        let mut resident = Resident::default();
+        let before = resident.bytes().unwrap();
+        #[cfg(unix)]
+        assert!(resident.file.is_some(), "no descriptor is needed from here on");
+        let grown = std::hint::black_box(vec![1_u8; 128 << 20]);
+        let after = resident.bytes().unwrap();
+        assert!(after > before + (64 << 20), "{before} and then {after}");
+        drop(grown);
     }
 }
