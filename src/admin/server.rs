@@ -20,6 +20,7 @@ use super::control::{Outcome, Stopping};
 use super::guard::{self, Question, Refusal, Rules};
 use super::{Desk, certs, status, upgrade};
 use crate::net::Host;
+use crate::proxy::pressure;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// Connections at once; supervisors need few.
@@ -72,7 +73,11 @@ async fn accept(
                 connections.spawn(serve_connection(stream, desk, is_loopback, close));
             }
             Err(error) => {
-                tracing::warn!(%error, "paused accepting on the admin address");
+                if pressure::is_shortage(&error) {
+                    desk.shared.pressure.lack(&error);
+                } else {
+                    tracing::warn!(%error, "paused accepting on the admin address");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 use crate::config::listener::{BindAddress, Listener};
+use crate::proxy::pressure::is_shortage;
 
 /// A socket that listens, and its address.
 #[derive(Debug)]
@@ -103,27 +104,14 @@ pub fn tune(stream: &TcpStream, listener: &Listener) -> io::Result<()> {
 #[must_use]
 pub fn accept_error(error: &io::Error) -> AcceptAction {
     match error.raw_os_error() {
-        Some(code) if shortage::CODES.contains(&code) => {
-            return AcceptAction::Pause(SHORTAGE_PAUSE);
-        }
+        _ if is_shortage(error) => return AcceptAction::Pause(SHORTAGE_PAUSE),
         Some(code) if unusable::CODES.contains(&code) => return AcceptAction::Fatal,
         _ => {}
     }
     match error.kind() {
         io::ErrorKind::InvalidInput => AcceptAction::Fatal,
-        io::ErrorKind::OutOfMemory => AcceptAction::Pause(SHORTAGE_PAUSE),
         _ => AcceptAction::Retry,
     }
-}
-
-/// Out of descriptors or buffers.
-mod shortage {
-    /// ENFILE, EMFILE, ENOMEM, ENOBUFS on Linux.
-    #[cfg(not(windows))]
-    pub(super) const CODES: [i32; 4] = [23, 24, 12, 105];
-    /// WSAEMFILE, WSAENOBUFS, ERROR_NOT_ENOUGH_MEMORY.
-    #[cfg(windows)]
-    pub(super) const CODES: [i32; 3] = [10024, 10055, 8];
 }
 
 /// The listening socket itself is wrong.

@@ -4,6 +4,7 @@
 //! here; whoever meets with a shortage of descriptors says that. Never measures anything itself.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +33,22 @@ const ONE_IN: u8 = 4;
 
 /// Least time between two lines of the log about the same shortage.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// Whether `error` says that the system had no descriptor or memory for a socket. Most of these numbers
+/// have no [`io::ErrorKind`].
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory
+        || error.raw_os_error().is_some_and(|code| SHORTAGE.contains(&code))
+}
+
+/// ENFILE, EMFILE, ENOMEM, ENOBUFS on Linux.
+#[cfg(not(windows))]
+const SHORTAGE: [i32; 4] = [23, 24, 12, 105];
+
+/// WSAEMFILE, WSAENOBUFS, ERROR_NOT_ENOUGH_MEMORY.
+#[cfg(windows)]
+const SHORTAGE: [i32; 3] = [10024, 10055, 8];
 
 /// What the process is short of. One for the process.
 #[derive(Debug, Default)]

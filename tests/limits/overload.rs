@@ -160,3 +160,34 @@ async fn out_of_descriptors_nothing_dies_and_everything_comes_back() {
     assert_eq!(told, 1, "once a minute is enough");
     assert!(!log.iter().any(|line| field(line, "message") == "failed"), "{}", gateway.log());
 }
+
+/// Lets `gateway` have so many descriptors from now on.
+fn allow_descriptors(gateway: &Gateway, count: Option<u64>) {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let pid = Pid::from_raw(i32::try_from(gateway.id()).unwrap());
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    prlimit(pid, Resource::Nofile, Rlimit { current: count.or(maximum), maximum }).unwrap();
+}
+
+#[tokio::test]
+async fn out_of_descriptors_the_admin_address_tells_the_log_as_rarely() {
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin.url(), "").await;
+    let admin = Client::new(gateway.admin_address());
+    let mut kept = admin.connect().await;
+    kept.send(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert_eq!(kept.read_reply(false).await.unwrap().status, 200);
+    allow_descriptors(&gateway, Some(0));
+    let waiting = admin.connect().await;
+    gateway.wait_log(says("short of descriptors")).await;
+    kept.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let reply = kept.read_reply(false).await.unwrap();
+    assert_eq!(reply.json()["descriptors_short"], true);
+    allow_descriptors(&gateway, None);
+    let passed = async { while status(&gateway).await["descriptors_short"] == true {} };
+    within("the shortage's end", passed).await;
+    drop(waiting);
+    let log = gateway.log().all();
+    let paused = log.iter().find(|line| says("paused accepting on the admin address")(line));
+    assert!(paused.is_none(), "{}", gateway.log());
+}
