@@ -57,8 +57,10 @@ sites:
         let metrics = Arc::new(Metrics::new([], SystemTime::now()));
         let store = Arc::new(CertStore::new(Table::default()));
         let tickets = Tickets::new().unwrap();
-        let nobody = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
-        std::fs::write(directory.path().join("ca.pem"), nobody.cert.pem()).unwrap();
+        let mut nobody = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        nobody.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let nobody = nobody.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), nobody.pem()).unwrap();
         let policies = Policies::load(&config, None, &tickets, SystemTime::now()).unwrap();
         let mut sockets = Vec::new();
         let mut bound = Vec::new();
