@@ -63,6 +63,7 @@ http {{
 HAPROXY = """
 global
   maxconn {most}
+  no strict-limits  # it wants two descriptors for each, of which idle ones need one
   nbthread 2
 defaults
   mode http
