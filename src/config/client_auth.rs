@@ -6,11 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::diagnostic::{Span, quoted};
+use super::diagnostic::Span;
 use super::grammar::CLIENT_AUTH;
 use super::keys::Keys;
 use super::listener::Protocol;
-use super::reading::{Reading, shown};
+use super::reading::Reading;
 use super::site::HttpsPolicy;
 use super::tree::{Map, Node};
 use super::value;
@@ -53,17 +53,8 @@ impl ClientAuth {
     /// Reads the section, or `off`, which is the inner `None`.
     #[expect(clippy::option_option, reason = "outer: whether it could be read; inner: the setting")]
     pub(super) fn read(node: &Node, reading: &mut Reading) -> Option<Option<Self>> {
-        match node {
-            Node::Scalar(scalar) if &*scalar.text == "off" => return Some(None),
-            Node::Scalar(scalar) if !scalar.is_null() => {
-                let message = format!("{} is not \"off\"", quoted(shown(scalar)));
-                let hint = "write \"off\", or { ca: clients.pem, mode: require }";
-                reading.wrong(scalar, message, hint);
-                return None;
-            }
-            _ => {}
-        }
-        value::map(node, reading, Self::read_map).map(Some)
+        let hint = |_: &str| "write \"off\", or { ca: clients.pem, mode: require }".to_owned();
+        value::map_or_off(node, hint, reading, Self::read_map)
     }
 
     fn read_map(map: &Map, reading: &mut Reading) -> Option<Self> {

@@ -343,20 +343,11 @@ impl Admin {
     /// Reads `admin:`; the inner `None` is `off`.
     #[expect(clippy::option_option, reason = "outer: whether it could be read; inner: the setting")]
     pub(super) fn read(node: &Node, reading: &mut Reading) -> Option<Option<Self>> {
-        match node {
-            Node::Scalar(scalar) if &*scalar.text == "off" => return Some(None),
-            Node::Scalar(scalar) if !scalar.is_null() => {
-                let message = format!("{} is not \"off\"", quoted(shown(scalar)));
-                let hint = match scalar.text.parse::<SocketAddr>() {
-                    Ok(address) => format!("write {{ bind: \"{address}\" }}"),
-                    Err(_) => "write \"off\", or { bind: \"127.0.0.1:2019\" }".to_owned(),
-                };
-                reading.wrong(scalar, message, hint);
-                return None;
-            }
-            _ => {}
-        }
-        value::map(node, reading, |map, reading| {
+        let hint = |text: &str| match text.parse::<SocketAddr>() {
+            Ok(address) => format!("write {{ bind: \"{address}\" }}"),
+            Err(_) => "write \"off\", or { bind: \"127.0.0.1:2019\" }".to_owned(),
+        };
+        value::map_or_off(node, hint, reading, |map, reading| {
             let mut keys = map.keys(&ADMIN, reading);
             let bind = keys.read("bind", read_address);
             let token = keys.read("token", read_token);
@@ -373,7 +364,7 @@ impl Admin {
                 keys.reading.error_hint(span, message, hint);
             }
             keys.finish();
-            Some(Some(Self { bind: bind?.0, token }))
+            Some(Self { bind: bind?.0, token })
         })
     }
 }

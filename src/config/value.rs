@@ -32,6 +32,26 @@ pub(super) fn scalar<'n>(node: &'n Node, reading: &mut Reading) -> Option<&'n Sc
     None
 }
 
+/// The map that stands here, or `off`, which is the inner `None`. `hint` says how a text that is
+/// neither would be written.
+#[expect(clippy::option_option, reason = "outer: whether it could be read; inner: the setting")]
+pub(super) fn map_or_off<T>(
+    node: &Node,
+    hint: impl FnOnce(&str) -> String,
+    reading: &mut Reading,
+    read: impl FnOnce(&Map, &mut Reading) -> Option<T>,
+) -> Option<Option<T>> {
+    match node {
+        Node::Scalar(scalar) if &*scalar.text == "off" => Some(None),
+        Node::Scalar(scalar) if !scalar.is_null() => {
+            let message = format!("{} is not \"off\"", quoted(shown(scalar)));
+            reading.wrong(scalar, message, hint(&scalar.text));
+            None
+        }
+        _ => map(node, reading, read).map(Some),
+    }
+}
+
 /// The map that stands here; nothing at all is an empty map.
 pub(super) fn map<T>(
     node: &Node,

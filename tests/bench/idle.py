@@ -80,16 +80,6 @@ backend app
   server one 127.0.0.1:{backend}
 """
 
-BACKEND = """
-worker_processes 1; daemon off; pid backend.pid; error_log backend.log;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; client_body_temp_path b1; proxy_temp_path b2; fastcgi_temp_path b3;
-  uwsgi_temp_path b4; scgi_temp_path b5; keepalive_requests 1000000;
-  server {{ listen 127.0.0.1:{backend}; root www; default_type text/plain; }}
-}}
-"""
-
 
 def main():
     parser = argparse.ArgumentParser()
@@ -118,7 +108,7 @@ def measure(name, kind, args, directory):
     make_files(directory)
     started = []
     try:
-        write(directory, "backend.conf", BACKEND.format(**ports))
+        write(directory, "backend.conf", programs.FILES_BACKEND.format(port=ports["backend"]))
         started.append(programs.start(["nginx", "-p", str(directory), "-c", "backend.conf"], directory))
         programs.wait_for(started[0], ports["backend"])
         if name == "wardgate":

@@ -9,6 +9,17 @@ import socket
 import subprocess
 import time
 
+# nginx as a backend of the files below www.
+FILES_BACKEND = """
+worker_processes 1; daemon off; pid backend.pid; error_log backend.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; client_body_temp_path b1; proxy_temp_path b2; fastcgi_temp_path b3;
+  uwsgi_temp_path b4; scgi_temp_path b5; keepalive_requests 1000000;
+  server {{ listen 127.0.0.1:{port}; root www; default_type text/plain; }}
+}}
+"""
+
 
 def free_port():
     """A port of loopback that nobody has at the moment."""

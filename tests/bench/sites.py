@@ -41,16 +41,6 @@ from cryptography.x509.oid import NameOID
 
 import programs
 
-BACKEND = """
-worker_processes 1; daemon off; pid backend.pid; error_log backend.log;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; client_body_temp_path b1; proxy_temp_path b2; fastcgi_temp_path b3;
-  uwsgi_temp_path b4; scgi_temp_path b5; keepalive_requests 1000000;
-  server {{ listen 127.0.0.1:{port}; root www; default_type text/plain; }}
-}}
-"""
-
 HOSTS = """
 local number = {sites}
 local draw = math.random
@@ -168,7 +158,7 @@ def main():
         backend = programs.free_port()
         (directory / "www").mkdir()
         (directory / "www/index.html").write_text("x" * 1024)
-        (directory / "backend.conf").write_text(BACKEND.format(port=backend))
+        (directory / "backend.conf").write_text(programs.FILES_BACKEND.format(port=backend))
         started = [programs.start(["nginx", "-p", str(directory), "-c", "backend.conf"], directory)]
         try:
             programs.wait_for(started[0], backend)
