@@ -437,7 +437,9 @@ async fn a_clock_that_is_wrong_is_told_and_renews_nothing() {
     let mut gateway = scene.obtained().await;
     kill(&mut gateway).await;
     let mut program = Command::new("faketime");
-    program.args(["-m", "-f", "+3650d", env!("CARGO_BIN_EXE_wardgate")]);
+    // It waits for the gateway, which is to end with it.
+    program.args(["-m", "-f", "+3650d", "setpriv", "--pdeathsig", "KILL"]);
+    program.arg(env!("CARGO_BIN_EXE_wardgate"));
     let directory = gateway.take_directory();
     let gateway = Gateway::start_program(program, directory, &scene.yaml(&[NAME], "")).await;
     let wrong = "the clock of this machine is behind the authority's (below zero: ahead)";
