@@ -32,6 +32,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Names that are tried for an old file, a millisecond apart.
 const NAMES_TRIED: usize = 100_000;
 
+/// Attempts of a start to open a file that is still at its path afterwards. Lines that go into one
+/// that was set aside are not lost.
+const OPENINGS: usize = 10;
+
 /// Time in which a line that another process or an older log of ours is writing reaches its end.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
@@ -80,11 +84,20 @@ impl RotatingFile {
         let path = spec.path.clone();
         make_directory(&path)
             .map_err(|source| AccessLogError::Directory { path: directory_of(&path), source })?;
-        let present = Present::open(&path)
-            .map_err(|source| AccessLogError::Open { path: path.clone(), source })?;
+        let opening = |source| AccessLogError::Open { path: path.clone(), source };
+        let mut present = Present::open(&path).map_err(opening)?;
         let rotation = Rotation::of(spec);
-        if rotation.is_on() && !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
-            return Err(AccessLogError::NoFile { path });
+        for _ in 0..OPENINGS {
+            match fs::symlink_metadata(&path) {
+                Ok(found) if rotation.is_on() && !found.is_file() => {
+                    return Err(AccessLogError::NoFile { path });
+                }
+                // The process that this one replaces has just set it aside.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    present = Present::open(&path).map_err(opening)?;
+                }
+                Ok(_) | Err(_) => break,
+            }
         }
         let names = Names::beside(&path);
         let keep = spec.keep;
@@ -154,13 +167,19 @@ impl RotatingFile {
         // Otherwise somebody has moved it, or the attempt before this one has.
         if self.is_at_its_path() {
             let old = self.reserve_name()?;
-            if let Err(source) = fs::rename(&self.path, &old) {
+            let renamed = fs::rename(&self.path, &old);
+            if renamed.is_err() {
                 // It was empty, and is nobody else's.
                 let _ = fs::remove_file(&old);
-                return Err(Trouble { step: "rename", path: self.path.clone(), source });
             }
-            if !self.is_log {
-                tracing::debug!(path = %old.display(), "rotated the access log");
+            match renamed {
+                Ok(()) if self.is_log => {}
+                Ok(()) => tracing::debug!(path = %old.display(), "rotated the access log"),
+                // Another process was faster.
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(Trouble { step: "rename", path: self.path.clone(), source });
+                }
             }
         }
         self.open_again()
@@ -590,6 +609,28 @@ mod tests {
         file.reopen(at(0.0));
         write(&mut file, "d\n", at(0.0));
         assert_eq!(case.texts(), ["a\nb\n", "c\nd\n"]);
+    }
+
+    /// During an upgrade two processes have the log: the other may set the file aside at any moment.
+    #[test]
+    #[cfg(unix)]
+    fn a_start_beside_a_process_that_rotates_succeeds() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let case = Case::new(false, Some(1 << 20), 14);
+        let aside = case.directory.path().join("aside");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = fs::rename(&case.spec.path, &aside);
+                }
+            });
+            let opened: Result<Vec<_>, _> =
+                (0..2000).map(|_| RotatingFile::open(&case.spec).map(drop)).collect();
+            is_over.store(true, Ordering::Relaxed);
+            opened.unwrap();
+        });
     }
 
     /// On Windows a name is not free before the last handle is closed.
