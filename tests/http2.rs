@@ -200,6 +200,50 @@ async fn auto_speaks_http1_to_a_backend_that_has_no_h2() {
 }
 
 #[tokio::test]
+async fn auto_speaks_http1_where_a_login_is_the_connections() {
+    const CHALLENGE: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\
+                             WWW-Authenticate: NTLM TlRMTVNTUAAC\r\n\r\nno";
+    let origin = Origin::answering(|request| match request.header("authorization") {
+        // The first message of NTLM's three; Negotiate with a ticket has but one.
+        Some("NTLM TlRMTVNTUAAB") => Answer::Bytes(CHALLENGE.into()),
+        _ => Answer::text(200, "ok"),
+    })
+    .await;
+    let backend = gateway(&origin.url(), "").await;
+    let url = format!("https://{}", backend.address("secure"));
+    let text =
+        yaml(&url, "auto", "").replace("verify: false", "verify: false, server_name: app.test");
+    let front = Gateway::start(text).await;
+    let client = front.client().host("app.test");
+    let (negotiate, ntlm) =
+        ("Authorization: Negotiate YII=\r\n", "Authorization: NTLM TlRMTVNTUAAB\r\n");
+    let cases = [
+        ("", 200, "2"),
+        (negotiate, 200, "1.1"),
+        (ntlm, 401, "1.1"),
+        ("Authorization: Basic eDp5\r\n", 200, "2"),
+        (negotiate, 200, "1.1"),
+        ("", 200, "2"),
+    ];
+    for (number, (fields, status, version)) in cases.into_iter().enumerate() {
+        let path = format!("/{number}");
+        let reply = client.send("GET", &path, fields, b"").await;
+        assert_eq!(reply.status, status, "{fields}");
+        let challenge = reply.header("www-authenticate");
+        assert_eq!(challenge, (status == 401).then_some("NTLM TlRMTVNTUAAC"), "{fields}");
+        let line = backend.wait_access(|line| field(line, "url.path") == path.as_str()).await;
+        assert_eq!(field(&line, "network.protocol.version"), version, "{fields}");
+    }
+    // Those of a login are closed, and the one that all share stays.
+    let admin = Client::new(backend.admin_address());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while admin.get("/status").await.json()["connections"] != 1 {
+        assert!(Instant::now() < deadline, "connections stay");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_streams_at_once_are_served_at_once() {
     let origin = Origin::start().await;
     let gateway = gateway(&origin.url(), "").await;

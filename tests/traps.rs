@@ -203,6 +203,7 @@ const TRAPS: &[(&str, Shown)] = &[
         By(&[
             "a_connection_that_carries_an_identity_is_nobody_elses",
             "an_http2_connection_that_carries_an_identity_is_nobody_elses",
+            "auto_speaks_http1_where_a_login_is_the_connections",
         ]),
     ),
     (

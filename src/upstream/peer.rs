@@ -125,7 +125,13 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     let server = &attempt.endpoint().server;
     let sni = if https { pool.server_name(server) } else { String::new() };
     let mut peer = HttpPeer::new(attempt.endpoint().address, https, sni);
-    peer.options.alpn = if spec.protocol == UpstreamProtocol::Auto { ALPN::H2H1 } else { ALPN::H2 };
+    peer.options.alpn = match spec.protocol {
+        // NTLM needs it, and servers that are asked over h2 answer HTTP_1_1_REQUIRED, of which the
+        // engine keeps a note for each group for good.
+        UpstreamProtocol::Auto if attempt.is_personal() => ALPN::H1,
+        UpstreamProtocol::Auto => ALPN::H2H1,
+        _ => ALPN::H2,
+    };
     peer.options.max_h2_streams = MAX_H2_STREAMS;
     peer.options.h2_ping_interval = Some(H2_PING);
     peer.options.connection_timeout = Some(spec.timeouts.connect);
