@@ -1,5 +1,7 @@
 //! HTTP/2 on both sides of the gateway.
 
+mod errors;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};

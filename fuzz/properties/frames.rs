@@ -1,8 +1,8 @@
-//! The frame budget: what a client has spent does not depend on how its bytes are cut.
+//! The frames of an h2 client: what a client has spent does not depend on how its bytes are cut.
 
 use std::time::Instant;
 
-use wardgate::listen::FrameBudget;
+use wardgate::listen::FrameWatch;
 
 pub(crate) fn check(data: &[u8]) {
     let now = Instant::now();
@@ -12,9 +12,9 @@ pub(crate) fn check(data: &[u8]) {
         bytes.extend_from_slice(&data[1..data.len().min(64)]);
     }
     bytes.extend_from_slice(data);
-    let whole = FrameBudget::new(now).receive(&bytes, || now);
+    let whole = FrameWatch::new(now).receive(&bytes, || now);
     for step in [1, 5, 9, 100] {
-        let mut budget = FrameBudget::new(now);
+        let mut budget = FrameWatch::new(now);
         let mut fits = true;
         for piece in bytes.chunks(step) {
             let still = budget.receive(piece, || now);

@@ -1,7 +1,7 @@
 //! How much of a client's HTTP/2 traffic may be frames that only make work.
 //!
-//! Answers "is this connection a flood?" from the plain bytes that pass in both directions. Called
-//! by the h2 connection's stream wrapper. Never changes a byte and never looks at a payload.
+//! Answers "is this connection a flood?" from the heads of the frames that pass in both directions.
+//! Called by the h2 connection's stream wrapper. Never looks at a payload.
 //!
 //! # Why
 //! PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM and empty DATA cost their sender nothing and
@@ -10,6 +10,8 @@
 //! to what it is served: so they are paid from a budget that answers and time fill up again.
 
 use std::time::{Duration, Instant};
+
+use super::frame::{FrameHead, kind};
 
 /// What a connection may spend at once. A browser opening a page spends some tens.
 const BURST: i64 = 1_000;
@@ -31,44 +33,33 @@ const ANSWER: i64 = 2;
 /// clients ping to measure.
 const DATA_SENT: i64 = 4;
 
-/// The client's preface (RFC 9113 §3.4), which comes before its first frame.
-const PREFACE_BYTES: usize = 24;
-
 /// The account of one connection.
 #[derive(Debug)]
-pub struct FrameBudget {
-    received: FrameHeads,
-    sent: FrameHeads,
+pub(super) struct FrameBudget {
     left: i64,
     filled: Instant,
 }
 
 impl FrameBudget {
-    /// The account of a connection that begins at `now` with the client's preface.
+    /// The account of a connection that begins at `now`.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        let received = FrameHeads { payload: PREFACE_BYTES, ..FrameHeads::default() };
-        Self { received, sent: FrameHeads::default(), left: BURST, filled: now }
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: BURST, filled: now }
     }
 
-    /// Takes account of bytes from the client. `false` when it has spent too much; `now` is asked
-    /// only where time decides.
-    #[must_use]
-    pub fn receive(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
-        let left = &mut self.left;
-        self.received.follow(bytes, |head| *left -= head.price());
-        self.settle(now)
+    /// Takes account of a frame from the client.
+    pub(super) fn receive(&mut self, head: FrameHead) {
+        self.left -= price(head);
     }
 
-    /// Takes account of bytes to the client.
-    #[must_use]
-    pub fn send(&mut self, bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
-        let left = &mut self.left;
-        self.sent.follow(bytes, |head| *left = (*left + head.worth()).min(BURST));
-        self.settle(now)
+    /// Takes account of a frame to the client.
+    pub(super) fn send(&mut self, head: FrameHead) {
+        self.left = (self.left + worth(head)).min(BURST);
     }
 
-    fn settle(&mut self, now: impl FnOnce() -> Instant) -> bool {
+    /// `false` when the client has spent too much; `now` is asked only where time decides.
+    #[must_use]
+    pub(super) fn settle(&mut self, now: impl FnOnce() -> Instant) -> bool {
         if self.left >= 0 {
             return true;
         }
@@ -81,81 +72,34 @@ impl FrameBudget {
     }
 }
 
-/// Finds the frames' heads in a stream of bytes (RFC 9113 §4.1).
-#[derive(Debug, Default)]
-struct FrameHeads {
-    /// Bytes that come before the next head.
-    payload: usize,
-    head: [u8; 9],
-    /// How much of the head has been seen.
-    seen: usize,
-}
-
-impl FrameHeads {
-    fn follow(&mut self, mut bytes: &[u8], mut each: impl FnMut(FrameHead)) {
-        while !bytes.is_empty() {
-            let skipped = self.payload.min(bytes.len());
-            self.payload -= skipped;
-            bytes = &bytes[skipped..];
-            let taken = (self.head.len() - self.seen).min(bytes.len());
-            self.head[self.seen..self.seen + taken].copy_from_slice(&bytes[..taken]);
-            self.seen += taken;
-            bytes = &bytes[taken..];
-            if self.seen == self.head.len() {
-                let [high, middle, low, kind, flags, ..] = self.head;
-                self.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
-                self.seen = 0;
-                each(FrameHead { payload: self.payload, kind, flags });
-            }
-        }
+/// What it costs a client to send a frame.
+fn price(head: FrameHead) -> i64 {
+    match head.kind {
+        kind::DATA if head.payload > 0 || head.ends_stream() => 0,
+        kind::HEADERS => 0,
+        kind::RST_STREAM => RESET,
+        _ => CONTROL,
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct FrameHead {
-    payload: usize,
-    kind: u8,
-    flags: u8,
-}
-
-impl FrameHead {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const END_STREAM: u8 = 1;
-
-    /// What it costs a client to send it.
-    fn price(self) -> i64 {
-        match self.kind {
-            Self::DATA if self.payload > 0 || self.flags & Self::END_STREAM != 0 => 0,
-            Self::HEADERS => 0,
-            Self::RST_STREAM => RESET,
-            _ => CONTROL,
-        }
-    }
-
-    /// What it gives the client when we send it.
-    fn worth(self) -> i64 {
-        match self.kind {
-            Self::DATA => DATA_SENT,
-            Self::HEADERS => ANSWER,
-            Self::RST_STREAM => -RESET,
-            _ => 0,
-        }
+/// What it gives the client when we send a frame.
+fn worth(head: FrameHead) -> i64 {
+    match head.kind {
+        kind::DATA => DATA_SENT,
+        kind::HEADERS => ANSWER,
+        kind::RST_STREAM => -RESET,
+        _ => 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::FrameWatch;
+    use super::super::frame::flag;
+    use super::super::frame::kind::*;
     use super::*;
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    const DATA: u8 = FrameHead::DATA;
-    const HEADERS: u8 = FrameHead::HEADERS;
-    const RST_STREAM: u8 = FrameHead::RST_STREAM;
-    const SETTINGS: u8 = 4;
-    const PING: u8 = 6;
-    const WINDOW_UPDATE: u8 = 8;
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
@@ -165,8 +109,8 @@ mod tests {
         frame
     }
 
-    fn begun(now: Instant) -> FrameBudget {
-        let mut budget = FrameBudget::new(now);
+    fn begun(now: Instant) -> FrameWatch {
+        let mut budget = FrameWatch::new(now);
         assert!(budget.receive(PREFACE, || now));
         budget
     }
@@ -184,12 +128,12 @@ mod tests {
             ("PING", frame(PING, 0, 8), 1_000),
             ("SETTINGS", frame(SETTINGS, 0, 6), 1_000),
             ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 4), 1_000),
-            ("PRIORITY", frame(2, 0, 5), 1_000),
+            ("PRIORITY", frame(PRIORITY, 0, 5), 1_000),
             ("unknown", frame(99, 0, 0), 1_000),
-            ("empty CONTINUATION", frame(9, 0, 0), 1_000),
+            ("empty CONTINUATION", frame(CONTINUATION, 0, 0), 1_000),
             ("empty DATA", frame(DATA, 0, 0), 1_000),
             ("RST_STREAM", frame(RST_STREAM, 0, 4), 200),
-            ("the end of a body", frame(DATA, FrameHead::END_STREAM, 0), 5_000),
+            ("the end of a body", frame(DATA, flag::END_STREAM, 0), 5_000),
             ("DATA", frame(DATA, 0, 300), 5_000),
             ("HEADERS", frame(HEADERS, 4, 30), 5_000),
         ] {
@@ -204,9 +148,11 @@ mod tests {
                 .concat();
         for size in [1, 2, 7, 9, 10, 31, bytes.len()] {
             let now = Instant::now();
-            let mut budget = FrameBudget::new(now);
+            let mut budget = FrameWatch::new(now);
             assert!(bytes.chunks(size).all(|part| budget.receive(part, || now)));
-            assert_eq!(budget.left, BURST - CONTROL - RESET, "{size} bytes at a time");
+            let left =
+                (0..2_000).take_while(|_| budget.receive(&frame(PING, 0, 8), || now)).count();
+            assert_eq!(left, 1_000 - 6, "{size} bytes at a time");
         }
     }
 
@@ -217,7 +163,7 @@ mod tests {
         let client =
             [frame(WINDOW_UPDATE, 0, 4), frame(WINDOW_UPDATE, 0, 4), frame(PING, 1, 8)].concat();
         for _ in 0..100_000 {
-            assert!(budget.send(&frame(DATA, 0, 50), || now));
+            assert!(budget.send(&mut frame(DATA, 0, 50), || now));
             assert!(budget.receive(&client, || now));
         }
     }
@@ -228,7 +174,7 @@ mod tests {
         let mut budget = begun(now);
         let is_allowed = |_: &usize| {
             budget.receive(&frame(HEADERS, 5, 30), || now)
-                && budget.send(&frame(HEADERS, 4, 30), || now)
+                && budget.send(&mut frame(HEADERS, 4, 30), || now)
                 && budget.receive(&frame(RST_STREAM, 0, 4), || now)
         };
         assert!((0..1_000).take_while(is_allowed).count() < 400);
@@ -238,7 +184,8 @@ mod tests {
     fn a_client_that_makes_us_reset_its_streams_pays_for_it() {
         let now = Instant::now();
         let mut budget = begun(now);
-        let sent = (0..1_000).take_while(|_| budget.send(&frame(RST_STREAM, 0, 4), || now)).count();
+        let sent =
+            (0..1_000).take_while(|_| budget.send(&mut frame(RST_STREAM, 0, 4), || now)).count();
         assert_eq!(sent, 200);
     }
 
@@ -248,7 +195,7 @@ mod tests {
         let mut budget = begun(start);
         let ping = frame(PING, 0, 8);
         let second = |count| start + Duration::from_secs(count);
-        let count = |budget: &mut FrameBudget, now| {
+        let count = |budget: &mut FrameWatch, now| {
             (0..5_000).take_while(|_| budget.receive(&ping, || now)).count()
         };
         assert_eq!(count(&mut budget, start), 1_000);

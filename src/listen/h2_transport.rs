@@ -1,8 +1,8 @@
 //! The bytes of an HTTP/2 connection on both sides of the h2 layer: what clients send is watched for
-//! floods, what we send is collected.
+//! floods and faults, what we send is collected.
 //!
 //! Called by [`super::http2`], which gives the h2 layer an [`H2Transport`] and keeps its [`Outlet`].
-//! Never looks into a frame's payload.
+//! Changes nothing that passes but the code of a GOAWAY (see [`FrameWatch::send`]).
 //!
 //! # Why
 //! The h2 layer flushes after every DATA frame, so that a small answer would be two writes, with TLS
@@ -25,7 +25,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use super::frame_budget::FrameBudget;
+use super::frame_watch::FrameWatch;
 use crate::tls::transport::Downstream as Transport;
 
 /// Bytes collected before they leave in any case: four of the frames that clients take as they come
@@ -48,7 +48,7 @@ struct Carrier {
     transport: Transport,
     /// Comes before what the transport brings.
     read: BytesMut,
-    budget: FrameBudget,
+    watch: FrameWatch,
     /// Whom to tell that the budget is spent; taken when told. Nothing is read after that.
     flood: Option<Arc<Notify>>,
     outbox: BytesMut,
@@ -63,11 +63,10 @@ impl H2Transport {
     /// spent its frame budget.
     #[must_use]
     pub(super) fn new(transport: Transport, read: BytesMut, flood: Arc<Notify>) -> (Self, Outlet) {
-        let budget = FrameBudget::new(Instant::now());
         let carrier = Arc::new(Mutex::new(Carrier {
             transport,
             read,
-            budget,
+            watch: FrameWatch::new(Instant::now()),
             flood: Some(flood),
             outbox: BytesMut::new(),
             has_more: false,
@@ -131,9 +130,10 @@ impl Carrier {
             let room = if length > SMALL_OUTBOX_BYTES { OUTBOX_BYTES } else { SMALL_OUTBOX_BYTES };
             self.outbox.reserve(room.max(length) - self.outbox.len());
         }
+        let start = self.outbox.len();
         self.outbox.extend_from_slice(bytes);
         self.has_more = true;
-        if !self.budget.send(bytes, Instant::now) {
+        if !self.watch.send(&mut self.outbox[start..], Instant::now) {
             self.raise_flood();
         }
         Poll::Ready(Ok(()))
@@ -171,7 +171,7 @@ impl AsyncRead for H2Transport {
         }
         let before = buf.filled().len();
         ready!(carrier.poll_bytes(cx, buf))?;
-        if !carrier.budget.receive(&buf.filled()[before..], Instant::now) {
+        if !carrier.watch.receive(&buf.filled()[before..], Instant::now) {
             carrier.raise_flood();
         }
         Poll::Ready(Ok(()))

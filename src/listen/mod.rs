@@ -12,7 +12,10 @@
 //! end of its body. Both are pure: no socket, no clock, no allocation.
 
 pub mod connection;
+mod frame;
 mod frame_budget;
+mod frame_faults;
+mod frame_watch;
 mod framing;
 mod h2_transport;
 mod head_gate;
@@ -25,7 +28,7 @@ mod proxy_protocol;
 mod socket;
 mod syntax;
 
-pub use frame_budget::FrameBudget;
+pub use frame_watch::FrameWatch;
 pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
 pub use inherited::{Inherited, Owner};

@@ -21,9 +21,13 @@ has a case for, written anew from the two documents: what is sent, and which ans
 Each case runs over TLS and over h2c and passes when both do. An error of a stream may be answered with
 one of the connection, and any error by closing, as the text allows; a malformed request with 4xx as well
 (RFC 9113 section 8.1.1). A GOAWAY of another code than the text asks for passes when the connection is
-closed after it, as closing alone would; these and those by 4xx are counted in the cell (Wardgate's h2 layer says
-PROTOCOL_ERROR where the text has FRAME_SIZE_ERROR or COMPRESSION_ERROR). Where RFC 9113 has made a requirement of RFC 7540 optional
-(frames on closed streams, priorities), ignoring the frame passes."""
+closed after it, as closing alone would; these and those by 4xx are counted in the cell. Where RFC 9113
+has made a requirement of RFC 7540 optional (frames on closed streams, priorities), ignoring the frame
+passes. Wardgate's h2 layer says PROTOCOL_ERROR to whatever it cannot read; sizes of frames, settings and
+streams that have ended are told apart before it, and the GOAWAY gets their code on its way out. Those of
+another code that are left are HPACK's, which should be COMPRESSION_ERROR: to tell a broken block from a
+name in upper case, which is a PROTOCOL_ERROR, every head would have to be decoded twice. PRIORITY of
+another length and frames behind END_STREAM end the connection, where an error of the stream would do."""
 
 KNOWN = {
     "8.3: a pseudo-header in trailers": "the h2 layer drops the pseudo-header and tells nobody. Trailers of requests end in "
