@@ -68,8 +68,16 @@ const CLASSES: &[(&str, &str, Shown)] = &[
     ),
     (
         "floods of CONTINUATION, HPACK, empty frames, SETTINGS and PING",
-        "RUSTSEC-2024-0332, RUSTSEC-2026-0258, CVE-2019-9511 to 9518",
+        "RUSTSEC-2024-0332, CVE-2019-9511 to 9518",
         By(&["floods_are_closed_while_others_are_served", "limits_of_the_head_hold_on_h2"]),
+    ),
+    (
+        "empty DATA frames that pile up where nobody takes them",
+        "RUSTSEC-2026-0258",
+        By(&[
+            "empty_data_of_a_client_that_nobody_takes_is_not_kept",
+            "empty_data_of_a_server_that_nobody_takes_is_not_kept",
+        ]),
     ),
     (
         "stalled windows",

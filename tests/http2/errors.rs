@@ -1,8 +1,10 @@
-//! By what code a connection ends that a client has broken.
+//! By what code a connection ends that a client or a server has broken, and frames that are no use.
 
-use crate::support::{Connection, Origin};
+use std::time::{Duration, Instant};
 
-use super::gateway;
+use crate::support::{Client, Connection, Gateway, Origin, Stage};
+
+use super::{gateway, yaml};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -23,6 +25,7 @@ const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -135,4 +138,115 @@ async fn a_broken_connection_ends_by_the_code_that_the_text_has() {
         }
     }
     origin.release();
+}
+
+/// How many empty DATA frames are sent: without a limit each is kept by some hundred bytes.
+const EMPTY: usize = 300_000;
+
+/// Somebody else is served, and soon, while `flood` goes on and when the gateway has ended it, which it
+/// does before a ping finds the peer dead; memory has a bound.
+async fn weather(gateway: &Gateway, flood: impl Future<Output = ()>) {
+    let bystander = Client::new(gateway.address("web")).host("nowhere.test");
+    assert_eq!(bystander.get("/").await.status, 404);
+    let before = gateway.memory_peak();
+    let flood = tokio::time::timeout(Duration::from_secs(15), flood);
+    tokio::pin!(flood);
+    let ended = loop {
+        let asked = Instant::now();
+        tokio::select! {
+            ended = &mut flood => break ended,
+            reply = bystander.get("/") => assert_eq!(reply.status, 404),
+        }
+        assert!(asked.elapsed() < Duration::from_secs(5), "waited {:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(bystander.get("/").await.status, 404);
+    let grown = gateway.memory_peak() - before;
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    assert!(ended.is_ok(), "the flood is not ended; {grown} bytes more");
+}
+
+#[tokio::test]
+async fn empty_data_of_a_client_that_nobody_takes_is_not_kept() {
+    let stage = Stage::open().await;
+    let gateway = gateway(&stage.url(), "").await;
+    let flood = async {
+        let mut client = gateway.client().connect().await;
+        let body = frame(DATA, 0, 1, &[0; 16_000]);
+        let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &post(1), &body.repeat(4)];
+        client.send(&begin.concat()).await.unwrap();
+        // The server takes the head and no more, so that the body stands in line.
+        let (_server, head) = stage.accept_head().await;
+        assert!(head.starts_with("POST / "), "{head}");
+        let empty = frame(DATA, 0, 1, &[]).repeat(1_000);
+        for _ in 0..EMPTY / 1_000 {
+            if client.send(&empty).await.is_err() {
+                break;
+            }
+        }
+        let code = goaway(&mut client).await;
+        assert!(code.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{code:?}");
+        // Reset, as we have sent more than anybody would read; or closed.
+        let _ = client.read_to_end().await;
+    };
+    weather(&gateway, flood).await;
+}
+
+#[tokio::test]
+async fn empty_data_of_a_server_that_nobody_takes_is_not_kept() {
+    let stage = Stage::open().await;
+    let gateway = Gateway::start(yaml(&stage.url(), "h2c", "")).await;
+    let flood = async {
+        // The client opens no window, so that the response stands in line.
+        let narrow = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let mut client = gateway.client().connect().await;
+        client.send(&[PREFACE, &narrow, &get(1)].concat()).await.unwrap();
+        let mut server = stage.accept().await;
+        server.read_until(PREFACE).await.unwrap();
+        server.send(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        while next(&mut server).await.unwrap().0 != HEADERS {}
+        server.send(&frame(HEADERS, END_HEADERS, 1, &[0x88])).await.unwrap();
+        // As much as is taken for the client before anybody waits for it.
+        let mut windows = [65_535; 2];
+        loop {
+            while windows.iter().all(|window| *window >= 16_000) {
+                server.send(&frame(DATA, 0, 1, &[b'a'; 16_000])).await.unwrap();
+                windows = windows.map(|window| window - 16_000);
+            }
+            let more = tokio::time::timeout(Duration::from_millis(300), server.wait_readable());
+            if more.await.is_err() {
+                break;
+            }
+            let (kind, stream, payload) = next(&mut server).await.unwrap();
+            if kind == WINDOW_UPDATE {
+                windows[stream as usize] += u32::from_be_bytes(payload.try_into().unwrap());
+            }
+        }
+        let empty = frame(DATA, 0, 1, &[]).repeat(1_000);
+        for _ in 0..EMPTY / 1_000 {
+            if server.send(&empty).await.is_err() {
+                break;
+            }
+        }
+        let code = goaway(&mut server).await;
+        assert!(code.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{code:?}");
+        let _ = server.read_to_end().await;
+    };
+    weather(&gateway, flood).await;
+    // The pool has lost a connection and nothing else.
+    let again = tokio::spawn({
+        let client = gateway.client().host("app.test");
+        async move { client.get("/again").await }
+    });
+    let mut server = stage.accept().await;
+    server.read_until(PREFACE).await.unwrap();
+    server.send(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    let stream = loop {
+        let (kind, stream, _) = next(&mut server).await.unwrap();
+        if kind == HEADERS {
+            break stream;
+        }
+    };
+    server.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &[0x88])).await.unwrap();
+    assert_eq!(again.await.unwrap().status, 200);
 }
