@@ -27,7 +27,7 @@ passes. Wardgate's h2 layer says PROTOCOL_ERROR to whatever it cannot read; size
 streams that have ended are told apart before it, and the GOAWAY gets their code on its way out. Those of
 another code that are left are HPACK's, which should be COMPRESSION_ERROR: to tell a broken block from a
 name in upper case, which is a PROTOCOL_ERROR, every head would have to be decoded twice. PRIORITY of
-another length and frames behind END_STREAM end the connection, where an error of the stream would do."""
+another length and frames behind END_STREAM end the connection, where the text has an error of the stream first."""
 
 KNOWN = {
     "8.3: a pseudo-header in trailers": "the h2 layer drops the pseudo-header and tells nobody. Trailers of requests end in "
