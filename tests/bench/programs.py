@@ -1,5 +1,7 @@
 """What the comparisons in this folder start, and how they show what they found."""
 
+import argparse
+import asyncio
 import collections
 import os
 import pathlib
@@ -7,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 # nginx as a backend of the files below www.
@@ -107,3 +110,20 @@ def markdown(head, rows):
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(about, run, proxies, what, times, head):
+    """The command line of a script that has each of `proxies` do `what` so many times under load: `run`
+    makes a row of each, and all are one table. Without --only it is all of them, in turn."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", nargs="?", default="target/release/wardgate", metavar="WARDGATE")
+    parser.add_argument("--only", default=",".join(proxies))
+    parser.add_argument(f"--{what}", type=int, default=times, dest="times")
+    arguments = parser.parse_args()
+    program = str(pathlib.Path(arguments.program).resolve(strict=True))
+    rows = []
+    for name in arguments.only.split(","):
+        print(name, file=sys.stderr)
+        rows.append(asyncio.run(run(proxies[name], program, arguments.times)))
+        print("; ".join(rows[-1]), file=sys.stderr)
+    print(markdown(head, rows))

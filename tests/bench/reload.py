@@ -31,7 +31,6 @@ memory        MiB of all the proxy's processes (proportional set size): after 10
               reloads and after the last; and how many processes there are then
 """
 
-import argparse
 import asyncio
 import base64
 import collections
@@ -590,21 +589,8 @@ async def run(kind, program, reloads):
     ]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", nargs="?", default="target/release/wardgate", metavar="WARDGATE")
-    parser.add_argument("--only", default=",".join(PROXIES))
-    parser.add_argument("--reloads", type=int, default=200)
-    arguments = parser.parse_args()
-    program = str(pathlib.Path(arguments.program).resolve(strict=True))
-    rows = []
-    for name in arguments.only.split(","):
-        print(name, file=sys.stderr)
-        rows.append(asyncio.run(run(PROXIES[name], program, arguments.reloads)))
-        print("; ".join(rows[-1]), file=sys.stderr)
-    head = ["proxy", "reloads", "in force ms", "failed", "sockets cut", "kept ms", "h2 ms", "new ms", "memory MiB"]
-    print(programs.markdown([*head, "processes"], rows))
+HEAD = ["proxy", "reloads", "in force ms", "failed", "sockets cut", "kept ms", "h2 ms", "new ms", "memory MiB", "processes"]
 
 
 if __name__ == "__main__":
-    main()
+    programs.main(__doc__, run, PROXIES, "reloads", 200, HEAD)

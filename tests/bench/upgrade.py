@@ -25,7 +25,6 @@ kept, h2, new ms of the requests, median and 99th percentile, without upgrades a
 processes     when all is over but the WebSockets
 """
 
-import argparse
 import asyncio
 import os
 import pathlib
@@ -178,21 +177,8 @@ async def run(kind, program, upgrades):
     ]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", nargs="?", default="target/release/wardgate", metavar="WARDGATE")
-    parser.add_argument("--only", default=",".join(PROXIES))
-    parser.add_argument("--upgrades", type=int, default=20)
-    arguments = parser.parse_args()
-    program = str(pathlib.Path(arguments.program).resolve(strict=True))
-    rows = []
-    for name in arguments.only.split(","):
-        print(name, file=sys.stderr)
-        rows.append(asyncio.run(run(PROXIES[name], program, arguments.upgrades)))
-        print("; ".join(rows[-1]), file=sys.stderr)
-    head = ["proxy", "upgrades", "took s", "failed", "sockets cut", "kept ms", "h2 ms", "new ms", "processes"]
-    print(programs.markdown(head, rows))
+HEAD = ["proxy", "upgrades", "took s", "failed", "sockets cut", "kept ms", "h2 ms", "new ms", "processes"]
 
 
 if __name__ == "__main__":
-    main()
+    programs.main(__doc__, run, PROXIES, "upgrades", 20, HEAD)
