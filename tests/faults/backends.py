@@ -42,7 +42,8 @@ except ImportError:
         raise
     os.execv(other, [other, *sys.argv])
 
-PATIENCE = 15.0
+# For one case, and for everything.
+PATIENCE, MOST = 15.0, 400.0
 LARGE = b"x" * (1 << 20)
 
 CONFIG = """
@@ -465,13 +466,22 @@ async def run(program, only):
     return 0 if is_right else 1
 
 
+async def bounded(program, only):
+    try:
+        async with asyncio.timeout(MOST):
+            return await run(program, only)
+    except TimeoutError:
+        print(f"WRONG: not done within {MOST:.0f} s")
+        return 1
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", nargs="?", default="target/debug/wardgate", metavar="WARDGATE")
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     program = str(pathlib.Path(arguments.program).resolve(strict=True))
-    sys.exit(asyncio.run(run(program, set(filter(None, arguments.only.split(","))))))
+    sys.exit(asyncio.run(bounded(program, set(filter(None, arguments.only.split(","))))))
 
 
 if __name__ == "__main__":

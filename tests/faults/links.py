@@ -6,7 +6,11 @@ usage: tests/faults/links.py [WARDGATE] [--only NAME,...]
 WARDGATE is target/debug/wardgate unless given. Three network namespaces of our own, in a row: clients,
 the gateway, backends. Needs ip, tc and nft, and either root or user namespaces that anybody may make; says
 which is missing, with exit status 3. Prints one table; exit status 1 if a client saw what it must not, or
-if the gateway did not go on. Nothing outside the namespaces is touched.
+if the gateway did not go on. Takes half a minute, and ends after five at the latest. Nothing outside the
+namespaces is touched.
+
+Bounds of time tell what has to be from what must not be: a busy machine may take several times what a
+quiet one does.
 """
 
 import argparse
@@ -27,7 +31,9 @@ import tempfile
 import time
 import urllib.request
 
-CLONE_NEWNET, IMPOSSIBLE = 0x40000000, 3
+CLONE_NEWNET, IMPOSSIBLE, MOST = 0x40000000, 3, 300.0
+# What is started here ends with us, however we end.
+TIED = ["setpriv", "--pdeathsig", "KILL"]
 BIG = b"0123456789abcdef" * 65536
 WEB, ADMIN = ("10.1.0.1", 8080), ("127.0.0.1", 2019)
 ORIGIN, DELAYED, OTHER = ("10.2.0.2", 9000), ("10.2.0.2", 9002), ("10.2.0.3", 9000)
@@ -92,7 +98,7 @@ class Net:
     """The namespaces of clients and backends, each with a link to ours."""
 
     def __init__(self):
-        self.holders = [subprocess.Popen(["unshare", "-n", "sleep", "600"]) for _ in range(2)]
+        self.holders = [subprocess.Popen([*TIED, "unshare", "-n", "sleep", "600"]) for _ in range(2)]
         self.clients, self.backends = (holder.pid for holder in self.holders)
         own = os.readlink("/proc/self/ns/net")
         for pid in (self.clients, self.backends):
@@ -197,7 +203,7 @@ class Scene:
         sh(f"mount -t tmpfs -o size=128k none {self.logs}")
         (self.directory / "gateway.yaml").write_text(CONFIG.format(logs=self.logs))
         self.errors = (self.directory / "gateway.err").open("wb")
-        command = [program, "run", "gateway.yaml"]
+        command = [*TIED, program, "run", "gateway.yaml"]
         self.process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=self.errors)
 
     async def ready(self):
@@ -294,7 +300,7 @@ async def slow_link(scene):
         other = time.monotonic() - began
         answers = await asyncio.gather(*slow)
     need(all((status, body) == (200, BIG) for status, body in answers), [status for status, _ in answers])
-    need(other < 1, f"somebody else waited {other:.1f} s")
+    need(other < 3, f"somebody else waited {other:.1f} s")
     need(scene.memory() - before < 16, f"{scene.memory() - before:.0f} MiB more")
     return f"2 MiB whole; somebody else waited {other * 1e3:.0f} ms"
 
@@ -320,7 +326,7 @@ async def cut_backend_before_the_answer(scene):
         answers = await asyncio.gather(*(scene.get("/") for _ in range(5)))
         took = time.monotonic() - began
     need(all(status in (502, 504) for status, _ in answers), [status for status, _ in answers])
-    need(took < 5, f"{took:.1f} s")
+    need(took < 10, f"{took:.1f} s")
     return f"{sorted({status for status, _ in answers})} in {took:.1f} s"
 
 
@@ -332,7 +338,7 @@ async def cut_backend_in_the_answer(scene):
     with scene.net.rule(scene.net.backends, "drop"):
         status, _ = await running
     need(status == "cut", status)
-    need(time.monotonic() - began < 5, timed(began))
+    need(time.monotonic() - began < 10, timed(began))
     return f"a cut that shows, after {timed(began)}"
 
 
@@ -343,7 +349,7 @@ async def reset_by_the_backend(scene):
         began = time.monotonic()
         status, _ = await scene.get("/")
     need(status == 502, status)
-    need(time.monotonic() - began < 2, timed(began))
+    need(time.monotonic() - began < 10, timed(began))
     return f"502 after {timed(began)}"
 
 
@@ -355,28 +361,32 @@ async def backend_unplugged(scene):
         status, _ = await scene.get("/")
         took = time.monotonic() - began
         need(status in (502, 504), status)
-        need(took < 4, f"{took:.1f} s")
+        need(took < 10, f"{took:.1f} s")
     finally:
         sh("ip link set backends up")
+    # The kernel takes a moment to find its neighbours again.
+    end = time.monotonic() + 15
+    while (await scene.get("/"))[0] != 200:
+        need(time.monotonic() < end, "the link is back, and requests are not served")
     return f"{status} after {took:.1f} s"
 
 
 async def one_of_two_backends_vanishes(scene):
     """One of two addresses hears nothing more: no request fails."""
     both = lambda: scene.metric("wardgate_upstream_endpoint_healthy") == 2  # noqa: E731
-    await scene.until("two healthy servers", 10, both)
+    await scene.until("two healthy servers", 20, both)
     with scene.net.rule(scene.net.backends, "ip daddr 10.2.0.2 drop"):
         began = time.monotonic()
         answers = [await scene.get("/two") for _ in range(30)]
         longest = time.monotonic() - began
         need(all(status == 200 for status, _ in answers), [status for status, _ in answers])
         healthy = lambda: scene.metric("wardgate_upstream_endpoint_healthy") == 1  # noqa: E731
-        await scene.until("an unhealthy server", 5, healthy)
+        await scene.until("an unhealthy server", 15, healthy)
         began = time.monotonic()
         answers = [await scene.get("/two") for _ in range(20)]
         need(all(status == 200 for status, _ in answers), [status for status, _ in answers])
-        need(time.monotonic() - began < 1.5, timed(began))
-    await scene.until("two healthy servers", 10, both)
+        need(time.monotonic() - began < 4, timed(began))  # trying it would take 5
+    await scene.until("two healthy servers", 20, both)
     return f"50 of 50 right, the first 30 in {longest:.1f} s"
 
 
@@ -387,7 +397,7 @@ async def cut_client_in_a_download(scene):
     await reader.readexactly(1000)
     began = time.monotonic()
     with scene.net.rule(scene.net.clients, "drop"):
-        await scene.until("the end of its connection", 15, lambda: scene.metric("wardgate_connections") == 0)
+        await scene.until("the end of its connection", 30, lambda: scene.metric("wardgate_connections") == 0)
         took = timed(began)
     writer.transport.abort()
     return f"let go after {took}"
@@ -400,9 +410,9 @@ async def cut_client_in_an_upload(scene):
     await asyncio.sleep(0.3)
     began = time.monotonic()
     with scene.net.rule(scene.net.clients, "drop"):
-        await scene.until("the end of its request", 10, lambda: scene.metric("wardgate_requests_in_flight") == 0)
+        await scene.until("the end of its request", 20, lambda: scene.metric("wardgate_requests_in_flight") == 0)
         took = timed(began)
-        await scene.until("the end of its connection", 10, lambda: scene.metric("wardgate_connections") == 0)
+        await scene.until("the end of its connection", 30, lambda: scene.metric("wardgate_connections") == 0)
     writer.transport.abort()
     return f"let go after {took}"
 
@@ -416,7 +426,7 @@ async def client_vanishes_from_a_tunnel(scene):
     need(await reader.readexactly(5) == b"hello", "the tunnel")
     began = time.monotonic()
     with scene.net.rule(scene.net.clients, "drop"):
-        await scene.until("the end of the tunnel", 12, lambda: scene.metric("wardgate_connections") == 0)
+        await scene.until("the end of the tunnel", 30, lambda: scene.metric("wardgate_connections") == 0)
         took = timed(began)
     writer.transport.abort()
     return f"let go after {took}"
@@ -431,10 +441,10 @@ async def full_disk(scene):
                 pass
     for _ in range(80):
         need((await scene.get("/"))[0] == 200, "a request while the disk is full")
-    await scene.until("lost lines", 5, lambda: scene.metric("wardgate_access_lines_dropped_total") > 0)
+    await scene.until("lost lines", 15, lambda: scene.metric("wardgate_access_lines_dropped_total") > 0)
     filler.unlink()
     need((await scene.get("/after"))[0] == 200, "a request afterwards")
-    await scene.until("the next line", 10, lambda: b'"/after"' in log.read_bytes())
+    await scene.until("the next line", 20, lambda: b'"/after"' in log.read_bytes())
     lines = log.read_bytes().decode().splitlines()
     torn = 0
     for line in lines:
@@ -483,14 +493,14 @@ async def run(program, only):
                 # It goes on: the same process, and the next request is served.
                 try:
                     began = time.monotonic()
-                    status, _ = await scene.get("/", patience=5)
+                    status, _ = await scene.get("/", patience=10)
                     need(scene.process.poll() is None and scene.process.pid == pid, "another process")
                     need(status == 200, status)
                     after = f"served in {(time.monotonic() - began) * 1e3:.0f} ms"
                 except (Wrong, TimeoutError, OSError, EOFError) as error:
                     after, wrong = f"WRONG: {error or type(error).__name__}", wrong + 1
                 print(f"| {case.__doc__.strip().rstrip('.')} | {seen} | {after} |", flush=True)
-            await scene.until("no connection left", 10, lambda: scene.metric("wardgate_connections") == 0)
+            await scene.until("no connection left", 20, lambda: scene.metric("wardgate_connections") == 0)
             need(scene.metric("wardgate_panics_total") == 0, "a panic")
             scene.process.send_signal(signal.SIGTERM)
             need(await asyncio.to_thread(scene.process.wait, 20) == 0, "its end")
@@ -506,21 +516,52 @@ async def run(program, only):
     return 1 if wrong else 0
 
 
+async def bounded(program, only):
+    try:
+        async with asyncio.timeout(MOST):
+            return await run(program, only)
+    except TimeoutError:
+        print(f"WRONG: not done within {MOST:.0f} s")
+        return 1
+
+
+# What the cases do to their namespaces, tried at once: a kernel or a container may lack any of it.
+PROBES = {
+    "a pair of links": "ip link add probe type veth peer name other && ip link set probe up",
+    "a link with a rate": "tc qdisc add dev probe root tbf rate 4mbit burst 16kb latency 200ms",
+    "a rule that loses packets": "printf 'table ip t {\\nchain c {\\ntype filter hook input priority 0\\n"
+    "numgen random mod 100 < 8 drop\\nmeta l4proto tcp reject with tcp reset\\n}\\n}\\n' | nft -f -",
+    "a setting of the namespace": "echo 3 >/proc/sys/net/ipv4/tcp_keepalive_probes",
+    "a file system": "mount -t tmpfs -o size=128k none /tmp",
+    "a namespace below": "unshare -n true",
+}
+
+
 def enter(arguments):
     """Starts this again in namespaces of its own, or says what is missing."""
-    missing = [tool for tool in ("ip", "tc", "nft", "unshare", "nsenter") if not shutil.which(tool)]
+    missing = [tool for tool in ("ip", "tc", "nft", "unshare", "nsenter", "setpriv") if not shutil.which(tool)]
     if missing:
         print(f"missing: {', '.join(missing)} (iproute2, nftables, util-linux)", file=sys.stderr)
         sys.exit(IMPOSSIBLE)
-    kinds = ["--net", "--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--net", "--mount"]
-    probe = subprocess.run(["unshare", *kinds, "true"], capture_output=True, text=True)
-    if probe.returncode:
+    users = [[], ["--user", "--map-root-user"]]
+    for kinds in ([*user, "--net", "--mount"] for user in users[0 if os.geteuid() == 0 else 1 :]):
+        probe = subprocess.run(["unshare", *kinds, "true"], capture_output=True, text=True)
+        if probe.returncode == 0:
+            break
+    else:
         print(
             f"namespaces cannot be made here: {probe.stderr.strip()}. This takes root (with CAP_SYS_ADMIN, which "
             "containers lack by default), or user namespaces that anybody may make",
             file=sys.stderr,
         )
         sys.exit(IMPOSSIBLE)
+    for what, command in PROBES.items():
+        before = [step for step in PROBES.values() if step.startswith("ip ")]
+        steps = " && ".join(dict.fromkeys([*before, command]))
+        probe = subprocess.run(["unshare", *kinds, "sh", "-c", steps], capture_output=True, text=True)
+        if probe.returncode:
+            print(f"{what} cannot be made in a namespace here: {probe.stderr.strip()}", file=sys.stderr)
+            sys.exit(IMPOSSIBLE)
     os.execvp("unshare", ["unshare", *kinds, sys.executable, __file__, "--inside", *arguments])
 
 
@@ -534,7 +575,7 @@ def main():
     if not arguments.inside:
         enter(sys.argv[1:])
     only = set(filter(None, arguments.only.split(",")))
-    sys.exit(asyncio.run(run(program, only)))
+    sys.exit(asyncio.run(bounded(program, only)))
 
 
 if __name__ == "__main__":
