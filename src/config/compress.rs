@@ -36,7 +36,7 @@ fn read_map(map: &Map, reading: &mut Reading) -> Option<Setting> {
     }
     let mut types = keys.list("types", read_media_type);
     let min_size = keys.read("min_size", |node, reading| {
-        value::bytes(node, value::Most { bytes: 1 << 30, name: "1GiB" }, reading)
+        value::bytes(node, value::Most { bytes: 1 << 30, name: "1GiB", words: "" }, reading)
     });
     let mode = Mode::read_plain(&mut keys);
     keys.finish();

@@ -391,7 +391,7 @@ fn read_body_limit(node: &Node, reading: &mut Reading) -> Option<Setting> {
 }
 
 /// A body limit bounds no memory of ours, so only a slip of the keyboard is kept out.
-const LARGEST_BODY: value::Most = value::Most { bytes: 1 << 40, name: "1024GiB" };
+const LARGEST_BODY: value::Most = value::Most { bytes: 1 << 40, name: "1024GiB", words: "" };
 
 fn read_edits(node: &Node, is_response: bool, reading: &mut Reading) -> Option<Setting> {
     value::map_with(node, "remove", reading, |map, reading| {

@@ -186,7 +186,7 @@ impl MemoryLimit {
                 let bytes = value::bytes(node, MOST_MEMORY, reading)?;
                 if bytes < LEAST_MEMORY {
                     let message = "the gateway alone needs more memory than that";
-                    reading.error_hint(node.span(), message, "at least 32MiB");
+                    reading.error_hint(node.span(), message, "auto, off, or at least 32MiB");
                     return None;
                 }
                 if !IS_MEASURED {
@@ -201,7 +201,8 @@ impl MemoryLimit {
 }
 
 /// Beyond what machines have.
-const MOST_MEMORY: value::Most = value::Most { bytes: 1 << 44, name: "16384GiB" };
+const MOST_MEMORY: value::Most =
+    value::Most { bytes: 1 << 44, name: "16384GiB", words: "auto, off, or " };
 
 /// Below this it would refuse every request from the start. Bytes.
 const LEAST_MEMORY: u64 = 32 << 20;
@@ -327,7 +328,7 @@ impl Rotation {
 }
 
 /// Beyond what a file system is left to fill with one log, there is a slip of the keyboard.
-const LARGEST_FILE: value::Most = value::Most { bytes: 1 << 40, name: "1024GiB" };
+const LARGEST_FILE: value::Most = value::Most { bytes: 1 << 40, name: "1024GiB", words: "" };
 
 /// A few access lines, in bytes.
 const SMALLEST_FILE: u64 = 1 << 10;

@@ -153,7 +153,8 @@ const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
 /// A number of bytes above zero, such as `64KiB`, of memory that one client can take.
 pub(super) fn size(node: &Node, reading: &mut Reading) -> Option<usize> {
-    usize::try_from(bytes(node, Most { bytes: 1 << 30, name: "1GiB" }, reading)?).ok()
+    let most = Most { bytes: 1 << 30, name: "1GiB", words: "" };
+    usize::try_from(bytes(node, most, reading)?).ok()
 }
 
 /// The largest size that may stand somewhere.
@@ -163,6 +164,8 @@ pub(super) struct Most {
     pub(super) bytes: u64,
     /// As it is written.
     pub(super) name: &'static str,
+    /// What may stand there instead: empty, or `auto, off, or `.
+    pub(super) words: &'static str,
 }
 
 /// A number of bytes above zero and up to `most`.
@@ -175,7 +178,7 @@ pub(super) fn bytes(node: &Node, most: Most, reading: &mut Reading) -> Option<u6
         Some(total) if total > 0 && total <= most.bytes => return Some(total),
         Some(_) if unit_bytes > 0 => {
             let message = format!("a size is between 1B and {} here", most.name);
-            reading.wrong(scalar, message, "");
+            reading.wrong(scalar, message, most.words.trim_end_matches(", or "));
             return None;
         }
         _ => {}
@@ -191,11 +194,11 @@ pub(super) fn bytes(node: &Node, most: Most, reading: &mut Reading) -> Option<u6
                 }
                 _ => format!("{number}B"),
             };
-            ("has no unit", format!("write \"{spelling}\""))
+            ("has no unit", format!("{}write \"{spelling}\"", most.words))
         }
         _ => {
-            let hint = "a whole number and B, KiB, MiB, GiB, KB, MB or GB, such as \"64KiB\"";
-            ("is not a size", hint.to_owned())
+            let size = "a whole number and B, KiB, MiB, GiB, KB, MB or GB, such as \"64KiB\"";
+            ("is not a size", format!("{}{size}", most.words))
         }
     };
     reading.wrong(scalar, format!("{} {message}", quoted(shown(scalar))), hint);
