@@ -13,7 +13,7 @@ use crate::config::listener::Protocol;
 use crate::config::site::{Site, SiteCertificate};
 use crate::proxy::generation::Generation;
 use crate::proxy::pressure::{Level, Pressure};
-use crate::tls::{Entry, Health, Origin};
+use crate::tls::{Entry, Health, Origin, RevocationList};
 use crate::upstream::{EndpointStatus, Pool};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -30,6 +30,7 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
     });
     let sites = generation.config.sites.iter().map(|each| site(each, &generation));
     let certificates = desk.shared.certificates.entries();
+    let lists = generation.policies.lists();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
@@ -47,6 +48,7 @@ pub(super) fn json(desk: &Desk, now: SystemTime) -> Value {
         "pools": generation.pools.iter().map(|each| pool(each)).collect::<Vec<_>>(),
         "orders": (desk.orders)().iter().map(order).collect::<Vec<_>>(),
         "certificates": certificates.iter().map(|it| certificate(it, now)).collect::<Vec<_>>(),
+        "revocation_lists": lists.iter().map(|it| list(it, now)).collect::<Vec<_>>(),
     })
 }
 
@@ -153,6 +155,17 @@ fn certificate(entry: &Entry, now: SystemTime) -> Value {
         "stand_in": entry.origin() == Origin::StandIn,
         "issuer": leaf.issuer,
         "ocsp": ocsp,
+    })
+}
+
+fn list(list: &RevocationList, now: SystemTime) -> Value {
+    json!({
+        "file": list.path.display().to_string(),
+        "issuer": list.issuer,
+        "this_update": timestamp(list.lifetime.begin),
+        "next_update": timestamp(list.lifetime.end),
+        "days_left": days_left(list.lifetime.end, now),
+        "health": list.health(now).as_str(),
     })
 }
 

@@ -67,9 +67,10 @@ impl Lives {
                 seen.insert(Arc::clone(entry.id()), known);
                 continue;
             }
-            let next = leaf.next_ending(now);
+            let next = leaf.lifetime().next_ending(now);
             wake = next.map_or(wake, |next| wake.min(next));
-            let known = Known { fingerprint: leaf.fingerprint, ending: leaf.ending(now) };
+            let known =
+                Known { fingerprint: leaf.fingerprint, ending: leaf.lifetime().ending(now) };
             let before = self.0.get(entry.id());
             let is_another = before.is_some_and(|it| it.fingerprint != known.fingerprint);
             if is_another && entry.origin() == Origin::Files {

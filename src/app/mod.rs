@@ -5,6 +5,7 @@
 
 mod certificates;
 pub mod certs;
+mod crl;
 mod desk;
 mod fleet;
 mod greeting;
@@ -286,6 +287,7 @@ fn care(running: &Running, commands: mpsc::Receiver<Command>, told: Told) {
     tasks.spawn("acme", running.certificates.renewer(commands).keep(stop()));
     tasks.spawn("hooks", running.certificates.hooks(told).run(stop()));
     tasks.spawn("lifetimes", lifetimes::watch(certificates(), stop()));
+    tasks.spawn("revocation lists", crl::watch(running.lists.subscribe(), stop()));
 }
 
 fn begin_metrics() -> Arc<Metrics> {

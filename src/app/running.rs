@@ -31,6 +31,7 @@ use crate::task::Tasks;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::log::LogControl;
+use crate::tls::RevocationList;
 use crate::upstream::{self, Pool, Resolver};
 
 /// Longest wait for requests that are handing in their access line to a log that is replaced. They
@@ -51,6 +52,8 @@ pub(super) struct Running {
     pub(super) inputs: Inputs,
     /// What is watched for changes.
     pub(super) watched: watch::Sender<Vec<PathBuf>>,
+    /// The revocation lists in force.
+    pub(super) lists: watch::Sender<Vec<RevocationList>>,
     pub(super) stage: Stage,
     pub(super) log: LogControl,
     /// Where access lines go instead of standard output.
@@ -127,6 +130,7 @@ impl Running {
             file,
             inputs: Inputs::default(),
             watched: watch::Sender::default(),
+            lists: watch::Sender::default(),
             stage,
             log,
             access_file,
@@ -188,7 +192,9 @@ impl Running {
         // A connection that comes in through a new door needs the new configuration, and its first
         // request takes longer to come than the next lines take.
         let fresh = self.keep_sockets(sockets, &doors);
+        let lists = generation.policies.lists();
         self.shared.current.store(generation);
+        self.lists.send_replace(lists);
         self.view.store(Arc::new(view));
         for (socket, door, close) in fresh {
             self.accepting.spawn("accept", accept(socket, door, close));

@@ -41,6 +41,10 @@ pub(super) fn text(status: &Value) -> String {
         vec![days(certificate), plain(&certificate["name"]), hosts]
     });
     out += &section("Certificates", certificates);
+    let lists = rows(status, "revocation_lists", |list| {
+        vec![days(list), plain(&list["issuer"]), plain(&list["file"])]
+    });
+    out += &section("Revocation lists", lists);
     out += &orders(status);
     out
 }
@@ -144,16 +148,23 @@ fn server(server: &Value) -> Vec<String> {
     vec![place, plain(&server["health"]), about.join(", ")]
 }
 
-/// One line where certificates are not as they should be.
+/// A line where certificates are not as they should be, and one where revocation lists are not.
 fn health(status: &Value) -> String {
-    let all = status["certificates"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let lists = "refusing clients once over";
+    unwell(status, "certificates", "certificates", "served all the same")
+        + &unwell(status, "revocation_lists", "revocation lists", lists)
+}
+
+/// How many of those at `key` are not as they should be, and what follows.
+fn unwell(status: &Value, key: &str, name: &str, follows: &str) -> String {
+    let all = status[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let count = |word: &str| all.iter().filter(|it| it["health"] == word).count();
     let counts = [("failing", count("failing")), ("degraded", count("degraded"))];
     let told = counts.iter().filter(|(_, count)| *count > 0);
     let told: Vec<String> = told.map(|(word, count)| format!("{count} {word}")).collect();
     match told.as_slice() {
         [] => String::new(),
-        told => format!("  certificates: {}, served all the same\n", told.join(", ")),
+        told => format!("  {name}: {}, {follows}\n", told.join(", ")),
     }
 }
 
@@ -286,11 +297,16 @@ mod tests {
                 { "name": "acme:new.example.com", "hosts": ["new.example.com"], "days_left": 59, "health": "degraded", "stand_in": true },
                 { "name": "well", "hosts": ["well.example.com"], "days_left": 59, "health": "good", "stand_in": false },
             ],
+            "revocation_lists": [
+                { "file": "/etc/wardgate/staff.crl", "issuer": "CN=Staff,O=Example", "days_left": 0, "health": "degraded" },
+                { "file": "/etc/wardgate/old.crl", "issuer": "CN=Old", "days_left": -1, "health": "failing" },
+            ],
         });
         let wanted = "\
 Wardgate 1.2.3, running for 3 h 12 min, generation 4, process 4711
   12 connections, 3 requests in flight
   certificates: 2 failing, 1 degraded, served all the same
+  revocation lists: 1 failing, 1 degraded, refusing clients once over
   last reload rejected, 2026-07-01 12:00:00 UTC (file)
     gateway.yaml:3:5: \"upstraem\" is no key
 
@@ -317,6 +333,10 @@ Certificates
   expired              old                   old.example.com
   stand-in             acme:new.example.com  new.example.com
   59 days left         well                  well.example.com
+
+Revocation lists
+  0 days left, degraded  CN=Staff,O=Example  /etc/wardgate/staff.crl
+  expired                CN=Old              /etc/wardgate/old.crl
 ";
         let seen = text(&status);
         assert_eq!(seen, wanted, "{seen}");

@@ -6,16 +6,18 @@ use std::time::SystemTime;
 use super::gateway::Shared;
 use crate::filter::Instance;
 use crate::telemetry::metrics::{
-    CertificateReading, EndpointReading, FilterReading, OrderReading, PressureReading, Readings,
+    CertificateReading, EndpointReading, FilterReading, ListReading, OrderReading, PressureReading,
+    Readings,
 };
-use crate::tls::{Entry, Origin};
+use crate::tls::{Entry, Origin, RevocationList};
 use crate::upstream::{Pool, Standing};
 
 impl Shared {
     /// The metrics in Prometheus' text format, with `orders`, which others know.
     #[must_use]
     pub fn scrape(&self, orders: Vec<OrderReading>) -> String {
-        let generation = self.current.load_full();
+        let (generation, now) = (self.current.load_full(), SystemTime::now());
+        let lists = generation.policies.lists();
         self.metrics.render(&Readings {
             generation: generation.number,
             in_flight: self.in_flight(),
@@ -27,7 +29,8 @@ impl Shared {
                 relieved: self.pressure.relieved(),
             },
             endpoints: generation.pools.iter().flat_map(|pool| endpoints(pool)).collect(),
-            certificates: certificates(&self.certificates.entries(), SystemTime::now()),
+            certificates: certificates(&self.certificates.entries(), now),
+            lists: lists.into_iter().map(|list| reading(list, now)).collect(),
             orders,
             challenge_hits: self.certificates.challenges().hits().collect(),
             filters: generation.chains.instances().flat_map(verdicts).collect(),
@@ -52,6 +55,15 @@ fn certificates(entries: &[Arc<Entry>], now: SystemTime) -> Vec<CertificateReadi
     all.sort_unstable();
     all.dedup_by(|later, first| later.name == first.name);
     all
+}
+
+fn reading(list: RevocationList, now: SystemTime) -> ListReading {
+    ListReading {
+        file: list.path.display().to_string(),
+        health: list.health(now).as_str(),
+        next_update: list.lifetime.end,
+        issuer: list.issuer,
+    }
 }
 
 fn endpoints(pool: &Pool) -> Vec<EndpointReading> {

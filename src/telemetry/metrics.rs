@@ -32,7 +32,8 @@ pub use self::histogram::Histogram;
 pub use self::process::Resident;
 use self::registry::Registry;
 pub use self::render::{
-    CertificateReading, EndpointReading, FilterReading, OrderReading, PressureReading, Readings,
+    CertificateReading, EndpointReading, FilterReading, ListReading, OrderReading, PressureReading,
+    Readings,
 };
 pub use self::stapling::{Said, StaplingMetrics};
 pub use self::text::CONTENT_TYPE;

@@ -13,6 +13,7 @@
 
 mod authorities;
 mod certificate;
+mod lists;
 mod refusal;
 mod subject;
 mod verifier;
@@ -29,6 +30,7 @@ use rustls::{CertificateError, Error};
 
 pub use self::authorities::{AuthoritiesError, Warning};
 pub use self::certificate::ClientCertificate;
+pub use self::lists::RevocationList;
 pub use self::refusal::Refusal;
 
 use self::authorities::Authorities;
@@ -173,6 +175,12 @@ impl Policies {
     #[must_use]
     pub fn all(&self) -> &[Arc<Policy>] {
         &self.all
+    }
+
+    /// The revocation lists that count in any of them: each file and CA once, with the list that ends first.
+    #[must_use]
+    pub fn lists(&self) -> Vec<RevocationList> {
+        lists::by_file(self.all.iter().flat_map(|policy| policy.verifier.lists()))
     }
 }
 

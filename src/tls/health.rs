@@ -1,4 +1,4 @@
-//! How near its end a certificate is, and what that means for whoever watches it.
+//! How near its end a certificate or a revocation list is, and what that means for whoever watches it.
 //!
 //! Measured in shares of its lifetime: a certificate of six days and one of a year are renewed at
 //! other moments, and have the same trouble at the same share.
@@ -7,7 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use crate::tls::Leaf;
 
-/// How near its end a certificate is.
+/// From when until when something counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lifetime {
+    /// Its first moment.
+    pub begin: SystemTime,
+    /// The first moment after it.
+    pub end: SystemTime,
+}
+
+/// How near its end something is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Ending {
     /// A quarter of its lifetime is left: it should have been renewed.
@@ -20,7 +29,7 @@ pub enum Ending {
     Over,
 }
 
-/// What a certificate's age means. It is served whatever this is.
+/// What the age of a certificate or of a revocation list means. A certificate is served whatever this is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Health {
     /// More than an eighth of its lifetime is left.
@@ -55,17 +64,15 @@ impl Ending {
         }
     }
 
-    fn begins(self, leaf: &Leaf) -> SystemTime {
-        // The last second is valid (RFC 5280 §4.1.2.5).
-        let end = leaf.not_after.checked_add(Duration::from_secs(1)).unwrap_or(leaf.not_after);
-        let length = end.duration_since(leaf.not_before).unwrap_or_default();
+    fn begins(self, life: Lifetime) -> SystemTime {
+        let length = life.end.duration_since(life.begin).unwrap_or_default();
         let left = match self {
             Self::Quarter => length / 4,
             Self::Eighth => length / 8,
             Self::Twentieth => length / 20,
             Self::Over => Duration::ZERO,
         };
-        end.checked_sub(left).unwrap_or(end)
+        life.end.checked_sub(left).unwrap_or(life.end)
     }
 }
 
@@ -81,23 +88,39 @@ impl Health {
     }
 }
 
-impl Leaf {
-    /// How near its end it is at `now`; `None` while more than a quarter of its lifetime is left.
+impl Lifetime {
+    /// How near its end it is at `now`; `None` while more than a quarter of it is left.
     #[must_use]
-    pub fn ending(&self, now: SystemTime) -> Option<Ending> {
+    pub fn ending(self, now: SystemTime) -> Option<Ending> {
         Ending::ALL.into_iter().rev().find(|ending| ending.begins(self) <= now)
     }
 
     /// When that changes next; `None` once it is over.
     #[must_use]
-    pub fn next_ending(&self, now: SystemTime) -> Option<SystemTime> {
+    pub fn next_ending(self, now: SystemTime) -> Option<SystemTime> {
         Ending::ALL.into_iter().map(|ending| ending.begins(self)).find(|begins| *begins > now)
     }
 
     /// What its age means at `now`.
     #[must_use]
-    pub fn health(&self, now: SystemTime) -> Health {
+    pub fn health(self, now: SystemTime) -> Health {
         self.ending(now).map_or(Health::Good, Ending::health)
+    }
+}
+
+impl Leaf {
+    /// While it is valid.
+    #[must_use]
+    pub fn lifetime(&self) -> Lifetime {
+        // The last second is valid (RFC 5280 §4.1.2.5).
+        let end = self.not_after.checked_add(Duration::from_secs(1)).unwrap_or(self.not_after);
+        Lifetime { begin: self.not_before, end }
+    }
+
+    /// What its age means at `now`.
+    #[must_use]
+    pub fn health(&self, now: SystemTime) -> Health {
+        self.lifetime().health(now)
     }
 }
 
@@ -127,9 +150,9 @@ mod tests {
             (8999, Some(Ending::Twentieth), Health::Failing, Some(9000)),
             (9000, Some(Ending::Over), Health::Failing, None),
         ] {
-            assert_eq!(leaf.ending(at(now)), ending, "{now}");
+            assert_eq!(leaf.lifetime().ending(at(now)), ending, "{now}");
             assert_eq!(leaf.health(at(now)), health, "{now}");
-            assert_eq!(leaf.next_ending(at(now)), next.map(at), "{now}");
+            assert_eq!(leaf.lifetime().next_ending(at(now)), next.map(at), "{now}");
         }
     }
 }

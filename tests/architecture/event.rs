@@ -38,6 +38,7 @@ const FIELDS: &[&str] = &[
     // Files.
     "directory",
     "fingerprint",
+    "issuer",
     "moved_to",
     "path",
     // Orders of certificates.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
 use super::Scene;
 use super::pki::{Authority, HOUR, pem_of};
-use crate::support::{Client, Connection, Program, field};
+use crate::metrics::{promtool_accepts, scrape_until};
+use crate::support::{Client, Connection, Program, field, run};
 
 /// A rule whose files are not whole is no reason to serve anybody without it (CVE-2026-27586).
 #[tokio::test]
@@ -176,7 +177,7 @@ async fn a_list_that_is_over_or_missing_refuses_instead_of_admitting() {
             field(line, "warning").as_str().is_some_and(|text| text.contains(part))
         }
     };
-    scene.gateway.wait_log(warned("the revocation list of CN=Clients is over")).await;
+    scene.gateway.wait_log(|line| is_told(line, OVER, "failing")).await;
     assert_eq!(scene.show("secure", "members.test", "good", &[]).await, None);
     let below = scene.clients.below("Below");
     scene.write("below", &below.client("ann"));
@@ -199,6 +200,77 @@ async fn a_list_that_is_over_or_missing_refuses_instead_of_admitting() {
     scene.gateway.reloaded(4).await;
     scene.gateway.wait_log(warned("no revocation list is of CN=Clients")).await;
     assert_eq!(scene.show("secure", "members.test", "good", &[]).await, None);
+}
+
+/// How the log begins about a list that is over, or about to be.
+const OVER: &str = "a revocation list is over";
+const NEAR: &str = "a revocation list is about to end";
+
+fn is_told(line: &serde_json::Value, message: &str, state: &str) -> bool {
+    field(line, "message").as_str().is_some_and(|text| text.starts_with(message))
+        && field(line, "issuer") == "CN=Clients"
+        && field(line, "state") == state
+}
+
+/// A list that nobody renews locks everybody out: who could renew it hears of it before and then.
+#[tokio::test]
+async fn a_list_that_nears_its_end_is_told_of_in_time() {
+    let now = SystemTime::now();
+    // Made three hours ago: with another quarter it has less than an eighth left, with seconds a twentieth.
+    let scene = Scene::start_with(", crl: members.crl", |directory, clients| {
+        fs::write(directory.join("members.crl"), clients.crl(&[], now + HOUR / 4, 1)).unwrap();
+    })
+    .await;
+    let is_news = |message: &'static str, state: &'static str| {
+        move |line: &serde_json::Value| is_told(line, message, state)
+    };
+    let told = scene.gateway.wait_log(is_news(NEAR, "degraded")).await;
+    let seconds = field(&told, "seconds").as_u64().unwrap();
+    assert!((600..=900).contains(&seconds) && told["level"] == "warn", "{told}");
+    let series = |name: &str, health: &str, value: u64| {
+        let file = scene.path("members.crl");
+        format!("wardgate_crl_{name}{{file=\"{file}\",issuer=\"CN=Clients\"{health}}} {value}")
+    };
+    let ends = |end: SystemTime| {
+        let since = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        series("next_update_timestamp_seconds", "", since)
+    };
+    let is = |health: &str| series("health", &format!(",health=\"{health}\""), 1);
+    let text = scrape_until(&scene.gateway, &[ends(now + HOUR / 4), is("degraded")]).await;
+    promtool_accepts(text);
+    let status = Client::new(scene.gateway.admin_address()).get("/status").await.text();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let list = &status["revocation_lists"][0];
+    assert_eq!((&list["issuer"], &list["health"]), (&"CN=Clients".into(), &"degraded".into()));
+    assert_eq!((&list["days_left"], &list["file"]), (&0.into(), &scene.path("members.crl").into()));
+    let shown =
+        run(env!("CARGO_BIN_EXE_wardgate"), ["status", &scene.path("gateway.yaml")].iter()).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for part in ["revocation lists: 1 degraded, refusing", "0 days left, degraded  CN=Clients"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, Some(200));
+
+    let end = SystemTime::now() + HOUR / 20;
+    fs::write(scene.path("members.crl"), scene.clients.crl(&[], end, 2)).unwrap();
+    let told = scene.gateway.wait_log(is_news(NEAR, "failing")).await;
+    assert_eq!(told["level"], "error", "{told}");
+    let end = SystemTime::now() + Duration::from_secs(3);
+    fs::write(scene.path("members.crl"), scene.clients.crl(&[], end, 3)).unwrap();
+    scene.gateway.wait_log(is_news(OVER, "failing")).await;
+    scrape_until(&scene.gateway, &[ends(end), is("failing")]).await;
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, None);
+
+    let end = SystemTime::now() + 24 * HOUR;
+    fs::write(scene.path("members.crl"), scene.clients.crl(&[], end, 4)).unwrap();
+    scene.gateway.wait_log(is_news("a revocation list is as it should be again", "good")).await;
+    scrape_until(&scene.gateway, &[ends(end), is("good")]).await;
+    assert_eq!(scene.show("secure", "members.test", "good", &[]).await, Some(200));
+    // What is not in force is not told.
+    scene.gateway.rewrite(&super::yaml(&scene.origin.url(), ""));
+    scene.gateway.reloaded(5).await;
+    let text = crate::metrics::scrape(&scene.gateway).await;
+    assert!(!text.contains("wardgate_crl_health{"), "{text}");
 }
 
 #[tokio::test]

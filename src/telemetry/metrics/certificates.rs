@@ -161,6 +161,13 @@ impl Metrics {
         for it in &readings.certificates {
             text.sample(&family::CERTIFICATE_HEALTH, &[&it.name, it.health], 1);
         }
+        for it in &readings.lists {
+            let at = seconds(it.next_update);
+            text.sample(&family::CRL_NEXT_UPDATE, &[&it.file, &it.issuer], at);
+        }
+        for it in &readings.lists {
+            text.sample(&family::CRL_HEALTH, &[&it.file, &it.issuer, it.health], 1);
+        }
         let of_authorities = |it: &&CertificateReading| it.is_stand_in.is_some();
         for it in readings.certificates.iter().filter(of_authorities) {
             let is_stand_in = it.is_stand_in == Some(true);

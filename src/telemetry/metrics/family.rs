@@ -99,6 +99,10 @@ families! {
         "Certificates that are served with an OCSP response";
     CERTIFICATE_HEALTH: Gauge "wardgate_certificate_health" ["certificate", "health"]
         "Always 1; the label tells how a served certificate is, by what is left of its lifetime";
+    CRL_NEXT_UPDATE: Gauge "wardgate_crl_next_update_timestamp_seconds" ["file", "issuer"]
+        "When a list of revoked client certificates is over, in seconds since 1970; its CA's clients are refused from then on";
+    CRL_HEALTH: Gauge "wardgate_crl_health" ["file", "issuer", "health"]
+        "Always 1; the label tells how a list of revoked client certificates is, by what is left of its lifetime";
     STAND_IN: Gauge "wardgate_certificate_stand_in" ["certificate"]
         "1 while the local CA stands in for a certificate that an authority has not issued yet, else 0";
     ORDER_STATE: Gauge "wardgate_certificate_state" ["certificate", "state"]

@@ -27,6 +27,8 @@ pub struct Readings {
     pub endpoints: Vec<EndpointReading>,
     /// Certificates in service.
     pub certificates: Vec<CertificateReading>,
+    /// Lists of revoked client certificates in force.
+    pub lists: Vec<ListReading>,
     /// How those stand that an authority issues.
     pub orders: Vec<OrderReading>,
     /// Probes for challenges: their type, how they ended, and how many.
@@ -57,6 +59,19 @@ pub struct CertificateReading {
     pub health: &'static str,
     /// Whether the local CA stands in for an authority; `None` where none is to issue it.
     pub is_stand_in: Option<bool>,
+}
+
+/// A list of revoked client certificates.
+#[derive(Clone, Debug)]
+pub struct ListReading {
+    /// The file that it stands in, as configured.
+    pub file: String,
+    /// Its CA.
+    pub issuer: String,
+    /// When it is over.
+    pub next_update: SystemTime,
+    /// What its age means, of a fixed list of words.
+    pub health: &'static str,
 }
 
 /// How a certificate stands that an authority issues.

@@ -15,6 +15,7 @@ use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use x509_parser::error::X509Error;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, X509Version};
 
+use super::lists::{self, Found, RevocationList};
 use super::subject;
 use crate::config::client_auth::ClientAuth;
 use crate::tls::certificate::{NotACertificate, sha256, system_time};
@@ -29,6 +30,8 @@ pub(super) struct Authorities {
     pub(super) cas: Vec<Ca>,
     /// The newest first, for of several lists of one CA the first counts.
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
+    /// Those that count, and until when.
+    pub(super) counting: Vec<RevocationList>,
     /// Stands for all of that.
     pub(super) contents: [u8; 32],
     /// What an operator should know.
@@ -127,8 +130,6 @@ pub enum Warning {
     CaNotValid(String),
     /// This certificate is a root of X.509 version 1, which cannot say that it is a CA's.
     VersionOne(String),
-    /// The list of this CA is over since this moment, so its certificates do not count.
-    ListOver(String, SystemTime),
     /// There are lists, but none of this CA, so its certificates do not count.
     NoList(String),
 }
@@ -140,10 +141,10 @@ impl Authorities {
         let cas = read_cas(&rule.ca, now, &mut warnings)?;
         let mut lists = Vec::new();
         for path in &rule.crl {
-            read_lists(path, &cas, now, &mut lists, &mut warnings)?;
+            read_lists(path, &cas, &mut lists)?;
         }
-        lists.sort_by_key(|(this_update, _)| std::cmp::Reverse(*this_update));
-        let lists: Vec<_> = lists.into_iter().map(|(_, der)| der).collect();
+        let counting = lists::counting(&mut lists);
+        let lists: Vec<_> = lists.into_iter().map(|list| list.der).collect();
         if !lists.is_empty() {
             if let Some(name) = namesakes(&cas, &lists) {
                 return Err(AuthoritiesError::Namesakes { path: rule.ca.clone(), name });
@@ -151,8 +152,10 @@ impl Authorities {
             warn_uncovered(&cas, &lists, &mut warnings);
         }
         let all = cas.iter().map(|ca| &*ca.der).chain(lists.iter().map(|list| &**list));
-        let contents = sha256(&all.flat_map(sha256).collect::<Vec<u8>>());
-        Ok(Self { cas, lists, contents, warnings })
+        // With the files, for a list is told by the file that it stands in.
+        let files = counting.iter().map(|list| list.path.as_os_str().as_encoded_bytes());
+        let contents = sha256(&all.chain(files).flat_map(sha256).collect::<Vec<u8>>());
+        Ok(Self { cas, lists, counting, contents, warnings })
     }
 }
 
@@ -211,16 +214,7 @@ fn is_old_root(certificate: &X509Certificate<'_>) -> bool {
         && certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
 
-/// A list, and when it was made.
-type Dated = (i64, CertificateRevocationListDer<'static>);
-
-fn read_lists(
-    path: &Path,
-    cas: &[Ca],
-    now: SystemTime,
-    lists: &mut Vec<Dated>,
-    warnings: &mut Vec<Warning>,
-) -> Result<(), AuthoritiesError> {
+fn read_lists(path: &Path, cas: &[Ca], lists: &mut Vec<Found>) -> Result<(), AuthoritiesError> {
     let text = pem::read(path)?;
     let found: Vec<CertificateRevocationListDer<'static>> = match Contents::of(&text) {
         Contents::Der => vec![text.into()],
@@ -241,17 +235,13 @@ fn read_lists(
         check_list(&cas[0], &der).map_err(unusable)?;
         let (_, parsed) = CertificateRevocationList::from_der(&der)
             .map_err(|_| unusable(VerifierBuilderError::InvalidCrl(damaged())))?;
-        let issuer = subject::rfc4514(parsed.issuer());
         if is_forged(&parsed, cas) {
+            let issuer = subject::rfc4514(parsed.issuer());
             return Err(AuthoritiesError::Forged { path: at(), position, issuer });
         }
-        if let Some(end) = parsed.next_update().map(system_time)
-            && end < now
-        {
-            warnings.push(Warning::ListOver(issuer, end));
-        }
-        let this_update = parsed.last_update().timestamp();
-        lists.push((this_update, der));
+        let found = Found::new(path, der.clone(), &parsed);
+        let damaged = || unusable(VerifierBuilderError::InvalidCrl(damaged()));
+        lists.push(found.ok_or_else(damaged)?);
     }
     Ok(())
 }
@@ -336,11 +326,6 @@ impl fmt::Display for Warning {
             Self::VersionOne(name) => write!(
                 f,
                 "{name} is of X.509 version 1 and taken for a CA: its key can sign for anybody"
-            ),
-            Self::ListOver(ca, end) => write!(
-                f,
-                "the revocation list of {ca} is over since {}: its certificates are refused",
-                httpdate::fmt_http_date(*end)
             ),
             Self::NoList(ca) => {
                 write!(f, "no revocation list is of {ca}: its certificates are refused")

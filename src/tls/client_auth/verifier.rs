@@ -20,6 +20,7 @@ use rustls::{
 };
 
 use super::authorities::{Authorities, Ca};
+use super::lists::RevocationList;
 use crate::config::client_auth::ClientAuthMode;
 use crate::tls::provider;
 
@@ -53,6 +54,11 @@ impl Verifier {
             algorithms: provider::provider().signature_verification_algorithms,
             current: ArcSwap::from_pointee(current),
         }
+    }
+
+    /// The revocation lists that count.
+    pub(super) fn lists(&self) -> &[RevocationList] {
+        &self.authorities.counting
     }
 }
 
