@@ -13,8 +13,8 @@ use crate::config::site::Site;
 pub struct Chains {
     /// Each once, in the order: named chains, then sites with their routes.
     instances: Vec<Arc<Instance>>,
-    /// By site.
-    sites: Vec<SiteStacks>,
+    /// By site; `None` where nothing runs for any of its requests.
+    sites: Vec<Option<Box<SiteStacks>>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Chains {
     /// does.
     #[must_use]
     pub fn stack(&self, site: usize, route: Option<usize>) -> Option<&Arc<Stack>> {
-        let site = self.sites.get(site)?;
+        let site = self.sites.get(site)?.as_ref()?;
         match route {
             Some(route) => site.routes.get(route)?.as_ref(),
             None => site.own.as_ref(),
@@ -107,10 +107,10 @@ impl<'p> Builder<'p> {
         instances
     }
 
-    fn site(&mut self, site: &Site, named: &[Vec<Built>]) -> SiteStacks {
+    fn site(&mut self, site: &Site, named: &[Vec<Built>]) -> Option<Box<SiteStacks>> {
         let of_site = self.uses(&Scope::Site(site.name.clone()), &site.filters, named);
         let mut labels: HashMap<&str, usize> = HashMap::new();
-        let routes = site
+        let routes: Vec<_> = site
             .routes
             .iter()
             .map(|route| {
@@ -123,7 +123,9 @@ impl<'p> Builder<'p> {
                 Stack::new(instances)
             })
             .collect();
-        SiteStacks { own: Stack::new(of_site), routes }
+        let own = Stack::new(of_site);
+        let is_any = own.is_some() || routes.iter().any(Option::is_some);
+        is_any.then(|| Box::new(SiteStacks { own, routes }))
     }
 }
 

@@ -43,6 +43,12 @@ impl HostName {
         &self.0
     }
 
+    /// The name as text, shared with this.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// What follows the first dot, the key under which a wildcard for this name is filed:
     /// `example.com` for `www.example.com`, `None` for `localhost`.
     #[must_use]

@@ -15,15 +15,15 @@ use super::client::{Client, Scheme};
 use super::engine;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::forms::SiteForm;
 use super::gateway::Shared;
 use super::generation::Generation;
 use super::reply::Reply;
 use super::trace::{RequestId, TraceContext};
 use super::{filtering, forward};
-use crate::config::client_auth::ClientAuthMode;
 use crate::config::process::Limits;
 use crate::config::route::Action;
-use crate::config::site::{HttpsPolicy, Site};
+use crate::config::site::HttpsPolicy;
 use crate::net::path::{self, Canonical};
 use crate::net::{HostRef, LONGEST_METHOD, RequestHead};
 use crate::route::redirect;
@@ -61,7 +61,7 @@ pub(super) async fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next
         return Ok(Next::Reply(proof));
     }
     let site_index = find_site(exchange, &generation, &host)?;
-    let site = &generation.config.sites[site_index];
+    let site = generation.forms.site(site_index).ok_or(Failure::Internal)?;
     let path = canonical_path(exchange, parts, site)?;
     let key = path.match_key();
     let head = RequestHead {
@@ -72,35 +72,36 @@ pub(super) async fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next
         query: parts.uri.query(),
         headers: &parts.headers,
     };
-    if let Some(reply) = https_only(exchange, &generation, site_index, &head)? {
+    if let Some(reply) = https_only(exchange, site, &head)? {
         return Ok(Next::Reply(reply));
     }
     exchange.route = generation.router.route(site_index, &head);
-    exchange.routed = Some(generation.handles.route(exchange.site, exchange.route).enter());
+    generation.counts(exchange.site, exchange.route).enter();
+    exchange.is_entered = true;
     filtering::enter(exchange, &generation, site_index, &head)?;
     let route_index = exchange.route.ok_or(Failure::NotFound)?;
-    let route = &site.routes[route_index];
+    let route = generation.forms.route(site_index, route_index).ok_or(Failure::Internal)?;
     exchange.set_deadline(route.request_timeout);
-    match &route.action {
-        Action::Upstream(pool) => {
-            let target = generation.router.target(site_index, route_index, &head);
-            let target = target.map_err(|error| Failure::BadRequest(error.reason()))?;
-            if parts.uri.path_and_query().is_none_or(|it| !target.is(it.as_str())) {
-                exchange.target = Some(target.to_string());
-            }
-            exchange.upgrade =
-                forward::requested_upgrade(&parts.method, parts.version, &parts.headers).cloned();
-            Ok(Next::Upstream(*pool))
+    if let Some(pool) = route.pool {
+        let target = generation.router.target(site_index, route_index, &head);
+        let target = target.map_err(|error| Failure::BadRequest(error.reason()))?;
+        if parts.uri.path_and_query().is_none_or(|it| !target.is(it.as_str())) {
+            exchange.target = Some(target.to_string());
         }
+        exchange.upgrade =
+            forward::requested_upgrade(&parts.method, parts.version, &parts.headers).cloned();
+        return Ok(Next::Upstream(pool));
+    }
+    if let Some(reply) = &route.reply {
+        return Ok(Next::Reply(Reply::clone(reply)));
+    }
+    match &generation.config.sites[site_index].routes[route_index].action {
         Action::Redirect(redirect) => {
             let location = redirect.location(&head);
             Ok(Next::Reply(redirect_to(redirect.status, &location)))
         }
-        Action::Respond(_) => {
-            let reply = generation.reply(site_index, route_index).cloned();
-            Ok(Next::Reply(reply.ok_or(Failure::Internal)?))
-        }
         Action::Welcome => Ok(Next::Reply(welcome(exchange, parts))),
+        Action::Upstream(_) | Action::Respond(_) => Err(Failure::Internal),
     }
 }
 
@@ -278,7 +279,7 @@ fn find_site(
 fn canonical_path<'p>(
     exchange: &mut Exchange,
     parts: &'p Parts,
-    site: &Site,
+    site: &SiteForm,
 ) -> Result<Canonical<'p>, Failure> {
     let raw = match parts.uri.path() {
         "" => "/",
@@ -295,31 +296,27 @@ fn canonical_path<'p>(
 /// The answer of a site that does not serve plain HTTP to a request over plain HTTP.
 fn https_only(
     exchange: &Exchange,
-    generation: &Generation,
-    site_index: usize,
+    site: &SiteForm,
     head: &RequestHead<'_>,
 ) -> Result<Option<Reply>, Failure> {
     let is_plain = exchange.client.as_ref().is_some_and(|client| client.scheme == Scheme::Http);
-    let port = generation.https_port(site_index);
-    match (generation.config.sites[site_index].https, port) {
+    match (site.https, site.https_port) {
         (HttpsPolicy::Redirect, Some(port)) if is_plain => {
             let location = redirect::https_location(head.host.clone(), port, head.path, head.query);
             Ok(Some(redirect_to(StatusCode::PERMANENT_REDIRECT, &location)))
         }
         (HttpsPolicy::Only, _) if is_plain => Err(Failure::NotFound),
         // Whatever a proxy in front says of its own connection.
-        _ if is_unproven(exchange, &generation.config.sites[site_index]) => {
-            Err(Failure::Misdirected)
-        }
+        _ if is_unproven(exchange, site) => Err(Failure::Misdirected),
         _ => Ok(None),
     }
 }
 
 /// Whether a site wants certificates of everybody, and the connection is one without TLS of ours, on
 /// which nobody has shown any.
-fn is_unproven(exchange: &Exchange, site: &Site) -> bool {
+fn is_unproven(exchange: &Exchange, site: &SiteForm) -> bool {
     let is_plain = exchange.connection.as_deref().is_some_and(|it| it.tls.is_none());
-    is_plain && site.client_auth.own().is_some_and(|own| own.mode == ClientAuthMode::Require)
+    is_plain && site.requires_certificate
 }
 
 fn redirect_to(status: StatusCode, location: &HeaderValue) -> Reply {

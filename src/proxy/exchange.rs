@@ -18,7 +18,6 @@ use super::generation::Generation;
 use super::trace::{RequestId, TraceContext};
 use super::watch::StreamWatch;
 use crate::filter::{Encoder, Passage};
-use crate::telemetry::metrics::RoutedRequest;
 use crate::upstream::{Attempt, Endpoint, Place, Retrying};
 
 /// One request and its answer.
@@ -32,8 +31,8 @@ pub struct Exchange {
     /// The configuration it is served by.
     pub generation: Option<Arc<Generation>>,
     pub(super) in_flight: Option<InFlight>,
-    /// Counts it among those of its site and route, once they are known.
-    pub(super) routed: Option<RoutedRequest>,
+    /// Whether it counts among those in flight of its site and route.
+    pub(super) is_entered: bool,
     /// Its deadlines, on h2.
     pub(super) watch: Option<Arc<StreamWatch>>,
     /// Who asks.
@@ -119,7 +118,7 @@ impl Exchange {
             connection: None,
             generation: None,
             in_flight: None,
-            routed: None,
+            is_entered: false,
             watch: StreamWatch::current(),
             client: None,
             id: RequestId::random(),

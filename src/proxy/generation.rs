@@ -7,19 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::config::listener::Protocol;
-use crate::config::route::Action;
-use crate::config::site::Site;
 use crate::filter::Chains;
 use crate::net::HostRef;
 use crate::route::Router;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::RouteMetrics;
 use crate::tls::{Offer, Policies, Policy, Terms};
 use crate::upstream::Pool;
 
 use super::connection::ListenerFacts;
+use super::forms::Forms;
 use super::handles::Handles;
-use super::reply::Reply;
 
 /// The running form of one configuration.
 #[derive(Debug)]
@@ -40,8 +38,8 @@ pub struct Generation {
     listeners: Vec<BoundListener>,
     /// What its requests count with.
     pub handles: Handles,
-    /// By index of [`Config::sites`].
-    sites: Vec<SiteForm>,
+    /// Its sites and routes, compact.
+    pub forms: Forms,
 }
 
 /// A listener of a configuration as it is bound.
@@ -53,15 +51,6 @@ pub struct BoundListener {
     pub port: u16,
     /// How its handshakes go; `None` on plain HTTP.
     pub terms: Option<Arc<Terms>>,
-}
-
-/// What a site needs beyond its configuration.
-#[derive(Debug)]
-struct SiteForm {
-    /// Port of the site's first https listener.
-    https_port: Option<u16>,
-    /// By route: the answer, where it is always the same.
-    replies: Vec<Option<Reply>>,
 }
 
 impl Generation {
@@ -77,12 +66,12 @@ impl Generation {
         metrics: &Metrics,
     ) -> Self {
         let number = previous.map_or(1, |previous| previous.number + 1);
+        // Routes count side by side in memory, then sites without a route.
+        let forms = Forms::new(&config, &listeners, metrics);
         let handles = Handles::new(&config, metrics);
         let router = Router::new(&config);
         let chains = Chains::new(&config, previous.map(|previous| &previous.chains));
-        let form = |site| SiteForm::new(&config, site, &listeners);
-        let sites = config.sites.iter().map(form).collect();
-        Self { number, config, router, chains, pools, policies, listeners, handles, sites }
+        Self { number, config, router, chains, pools, policies, listeners, handles, forms }
     }
 
     /// The index of a listener in this configuration; `None` when it is not in it.
@@ -123,42 +112,16 @@ impl Generation {
         self.policies.of(listener, site)
     }
 
-    /// The port to redirect plain HTTP to; `None` when the site has no https listener.
+    /// What a request of this site and route counts with, as far as they are known.
     #[must_use]
-    pub fn https_port(&self, site: usize) -> Option<u16> {
-        self.sites.get(site)?.https_port
-    }
-
-    /// The answer of a `respond:` route.
-    #[must_use]
-    pub fn reply(&self, site: usize, route: usize) -> Option<&Reply> {
-        self.sites.get(site)?.replies.get(route)?.as_ref()
+    pub fn counts(&self, site: Option<usize>, route: Option<usize>) -> &RouteMetrics {
+        let form = site.zip(route).and_then(|(site, route)| self.forms.route(site, route));
+        form.map_or_else(|| self.handles.unrouted(site), |form| &form.counts)
     }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
         tracing::debug!(generation = self.number, "freed a configuration");
-    }
-}
-
-impl SiteForm {
-    fn new(config: &Config, site: &Site, bound: &[BoundListener]) -> Self {
-        let https_port = site
-            .listeners
-            .iter()
-            .copied()
-            .find(|index| config.listeners[*index].protocol == Protocol::Https)
-            .and_then(|index| bound.get(index))
-            .map(|listener| listener.port);
-        let replies = site
-            .routes
-            .iter()
-            .map(|route| match &route.action {
-                Action::Respond(respond) => Some(Reply::respond(respond)),
-                Action::Upstream(_) | Action::Redirect(_) | Action::Welcome => None,
-            })
-            .collect();
-        Self { https_port, replies }
     }
 }

@@ -1,4 +1,5 @@
 //! What a generation's requests count with: the metrics' handles, by the configuration's indices.
+//! Those of routes are with their other [`Forms`](super::forms::Forms).
 
 use std::sync::Arc;
 
@@ -10,15 +11,9 @@ use crate::telemetry::metrics::{Metrics, PoolMetrics, RouteMetrics, ServerMetric
 pub struct Handles {
     /// For requests whose site is not known.
     nowhere: Arc<RouteMetrics>,
-    sites: Vec<SiteHandles>,
+    /// By site, for its requests that no route takes.
+    sites: Vec<Arc<RouteMetrics>>,
     pools: Vec<PoolHandles>,
-}
-
-#[derive(Debug)]
-struct SiteHandles {
-    /// For requests that no route takes.
-    itself: Arc<RouteMetrics>,
-    routes: Vec<Arc<RouteMetrics>>,
 }
 
 /// The handles of one pool.
@@ -34,27 +29,21 @@ impl Handles {
     /// The handles of everything in `config`.
     #[must_use]
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
-        let site = |site: &crate::config::site::Site| {
-            let name = site.name.as_str();
-            let routes = site.routes.iter().map(|route| metrics.route(name, &route.label));
-            SiteHandles { itself: metrics.route(name, ""), routes: routes.collect() }
-        };
         let pool = |spec: &crate::config::upstream::Upstream| PoolHandles {
             pool: metrics.pool(&spec.name),
             servers: spec.servers.iter().map(|it| metrics.server(&spec.name, &it.url)).collect(),
         };
         Self {
             nowhere: metrics.route("", ""),
-            sites: config.sites.iter().map(site).collect(),
+            sites: config.sites.iter().map(|site| metrics.route(&site.name, "")).collect(),
             pools: config.upstreams.iter().map(pool).collect(),
         }
     }
 
-    /// The handle for a request of this site and route, as far as they are known.
+    /// The handle for a request that no route takes, by its site as far as it is known.
     #[must_use]
-    pub fn route(&self, site: Option<usize>, route: Option<usize>) -> &Arc<RouteMetrics> {
-        let Some(site) = site.and_then(|site| self.sites.get(site)) else { return &self.nowhere };
-        route.and_then(|route| site.routes.get(route)).unwrap_or(&site.itself)
+    pub fn unrouted(&self, site: Option<usize>) -> &RouteMetrics {
+        site.and_then(|site| self.sites.get(site)).unwrap_or(&self.nowhere)
     }
 
     /// The handles of a pool.

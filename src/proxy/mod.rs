@@ -20,6 +20,7 @@ pub mod exchange;
 pub mod failure;
 mod field_class;
 mod filtering;
+pub mod forms;
 pub mod forward;
 pub mod forwarded_values;
 pub mod gateway;

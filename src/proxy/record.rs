@@ -22,7 +22,11 @@ fn count(exchange: &Exchange, failure: Option<Failure>, total: Duration) {
     let current = exchange.generation.is_none().then(|| shared.current.load());
     let Some(generation) = exchange.generation.as_ref().or(current.as_deref()) else { return };
     let handles = &generation.handles;
-    handles.route(exchange.site, exchange.route).ended(&Ended {
+    let counts = generation.counts(exchange.site, exchange.route);
+    if exchange.is_entered {
+        counts.leave();
+    }
+    counts.ended(&Ended {
         status: exchange.answer.status,
         duration: total,
         first_byte: exchange.answer.first_byte,
@@ -87,16 +91,17 @@ fn line(exchange: &Exchange, failure: Option<Failure>, total: Duration) {
     }
     let Some(connection) = &exchange.connection else { return };
     let generation = exchange.generation.as_deref();
-    let site = exchange.site.and_then(|site| generation?.config.sites.get(site));
-    let route = exchange.route.and_then(|route| site?.routes.get(route));
+    let forms = generation.map(|generation| &generation.forms);
+    let site = exchange.site.and_then(|site| forms?.site(site));
+    let route = exchange.route.and_then(|route| forms?.route(exchange.site?, route));
     let attempt = exchange.attempt.as_deref();
     let endpoint = attempt.map(|attempt| attempt.endpoint());
     let trace_id = exchange.trace.map(|trace| trace.trace_id_hex());
     access.write(&AccessRecord {
         ended: SystemTime::now(),
         listener: &connection.listener.name,
-        site: site.map(|site| site.name.as_str()),
-        route: route.map(|route| route.label.as_str()),
+        site: site.map(|site| &*site.name),
+        route: route.map(|route| &*route.label),
         pool: attempt.map(|attempt| attempt.pool.name()),
         endpoint: endpoint.map(|endpoint| endpoint.server.url.as_str()),
         server: endpoint.map(|endpoint| endpoint.label.as_str()),

@@ -31,6 +31,12 @@ impl Matcher {
         Self { routes, index }
     }
 
+    /// Whether the first route matches whatever comes.
+    #[must_use]
+    pub fn ends_at_first(&self) -> bool {
+        self.routes.first().is_some_and(Conditions::are_none)
+    }
+
     /// The first route that matches, in the order written. The parameters of a path's segments are
     /// no way around a route whose own path has none.
     #[must_use]
@@ -132,6 +138,12 @@ impl Conditions {
         let is_everything = paths.iter().any(is_catch_all);
         let paths = if is_everything { Vec::new() } else { paths };
         Self { methods, paths, headers, cookies, query, path_regex }
+    }
+
+    fn are_none(&self) -> bool {
+        let Self { methods, paths, headers, cookies, query, path_regex } = self;
+        let has_lists = !(methods.is_empty() && paths.is_empty() && headers.is_empty());
+        !has_lists && cookies.is_empty() && query.is_empty() && path_regex.is_none()
     }
 
     /// Cheapest first; a regex over the key, so that no escaping of a path escapes it.

@@ -26,7 +26,9 @@ use rewrite::{Rewriter, Target};
 pub struct Router {
     /// By listener.
     tables: Vec<SiteTable>,
-    sites: Vec<Site>,
+    /// `None` for a site whose first route takes every request, and as it is: with thousands of such
+    /// sites there is nothing to be fetched from memory.
+    sites: Vec<Option<Box<Site>>>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,10 @@ impl Router {
     /// The first of the site's routes that matches.
     #[must_use]
     pub fn route(&self, site: usize, head: &RequestHead<'_>) -> Option<usize> {
-        self.sites.get(site)?.matcher.find(head)
+        match self.sites.get(site)? {
+            Some(site) => site.matcher.find(head),
+            None => Some(0),
+        }
     }
 
     /// Path and query that a route sends upstream: rewritten, or as they are.
@@ -66,7 +71,8 @@ impl Router {
         route: usize,
         head: &RequestHead<'h>,
     ) -> Result<Target<'h>, PathError> {
-        let rewriter = self.sites.get(site).and_then(|site| site.rewriters.get(route)?.as_ref());
+        let site = self.sites.get(site).and_then(Option::as_ref);
+        let rewriter = site.and_then(|site| site.rewriters.get(route)?.as_ref());
         rewriter.map_or_else(|| Ok(Target::unchanged(head)), |rewriter| rewriter.apply(head))
     }
 
@@ -78,19 +84,22 @@ impl Router {
         };
         Self {
             tables: (0..listeners).map(table).collect(),
-            sites: sites.iter().map(Site::new).collect(),
+            sites: sites.iter().map(|site| Site::new(site).map(Box::new)).collect(),
         }
     }
 }
 
 impl Site {
-    fn new(site: &site::Site) -> Self {
-        Self {
-            matcher: Matcher::new(site.routes.iter().map(|route| &route.matcher)),
-            rewriters: (site.routes.iter())
-                .map(|route| Some(Rewriter::new(route.rewrite.as_ref()?, site.encoded_slashes)))
-                .collect(),
+    fn new(site: &site::Site) -> Option<Self> {
+        let matcher = Matcher::new(site.routes.iter().map(|route| &route.matcher));
+        let is_plain = site.routes.first().is_some_and(|first| first.rewrite.is_none());
+        if is_plain && matcher.ends_at_first() {
+            return None;
         }
+        let rewriters = (site.routes.iter())
+            .map(|route| Some(Rewriter::new(route.rewrite.as_ref()?, site.encoded_slashes)))
+            .collect();
+        Some(Self { matcher, rewriters })
     }
 }
 

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """What 10,000 sites with as many certificates cost, beside one.
 
-usage: .cache/judges/bin/python tests/bench/sites.py [WARDGATE] [--sites 10000] [--rounds 5] [--seconds 3]
+usage: .cache/judges/bin/python tests/bench/sites.py [WARDGATE] [--sites 10000] [--rounds 30]
 
-WARDGATE is target/release/wardgate unless given. Needs wrk and nginx, and Python's cryptography; takes
-some minutes, most of them for making certificates, prints two tables to standard output, and ends by
-itself. Everything is on loopback; only what was started here is ended.
+WARDGATE is target/release/wardgate unless given. Needs two cores, wrk, nginx and taskset, and Python's
+cryptography; takes some minutes, most of them for making certificates, prints two tables to standard
+output, and ends by itself. Everything is on loopback; only what was started here is ended.
 
 Two gateways run side by side, one with one site and one with SITES sites, each site with a certificate
-of its own from files (P-256) but for the last, whose certificate the local CA makes. Rounds alternate
-between them, and every figure of the second table is the median.
+of its own from files (P-256); of the many, the last has one that the local CA makes. All names are of
+the same length, all sites have one pool, and nothing but the sites tells the gateways apart. (With a
+pool to each site, connections to backends would be made anew more often, which is no look-up.)
+
+For the second table both gateways run on the first core, the load and the backend on the other, and
+rounds of a second alternate between the gateways, each pair in the other order than the one before. A
+ratio is the median of what it is within each pair, and in brackets are its quartiles.
 
 start        s from the start of the process to the log line that says it is ready, and of these s on a
              processor
@@ -24,6 +29,7 @@ handshake    CPU µs for a full TLS 1.3 handshake and its request, server name d
 
 import argparse
 import datetime
+import os
 import pathlib
 import random
 import socket
@@ -43,21 +49,25 @@ import programs
 
 HOSTS = """
 local number = {sites}
-local draw = math.random
+local draw, form = math.random, string.format
 request = function()
-  return "GET / HTTP/1.1\\r\\nHost: site" .. draw(0, number - 1) .. ".example.test\\r\\n\\r\\n"
+  return form("GET / HTTP/1.1\\r\\nHost: site%0{width}d.example.test\\r\\n\\r\\n", draw(0, number - 1))
 end
 """
 
+GATEWAY_CORE, LOAD_CORE = 0, 1
+HANDSHAKES = 300
+
 
 class Gateway:
-    def __init__(self, program, directory, sites, backend):
-        self.program, self.directory, self.sites = str(pathlib.Path(program).resolve()), directory, sites
+    def __init__(self, program, directory, sites, width, backend):
+        self.program, self.directory = str(pathlib.Path(program).resolve()), directory
+        self.sites, self.width = sites, width
         self.plain, self.tls, self.admin = (programs.free_port() for _ in range(3))
         directory.mkdir()
         (directory / "certs").mkdir()
-        self.certify(range(sites - 1))
-        named = range(sites - 1)
+        named = range(max(sites - 1, 1))
+        self.certify(named)
         lines = [
             "listeners:",
             f'  plain: {{ bind: "127.0.0.1:{self.plain}", protocol: http }}',
@@ -67,22 +77,26 @@ class Gateway:
             "log: { access: { file: access.log } }",
             f'upstreams: {{ app: {{ servers: ["http://127.0.0.1:{backend}"] }} }}',
         ]
-        if named:
-            lines.append("certificates:")
+        lines.append("certificates:")
         lines += [f"  c{each}: {{ chain: certs/{each}.pem, key: certs/{each}.key }}" for each in named]
         lines.append("sites:")
         for each in range(sites):
             certificate = f"c{each}" if each in named else "internal"
             site = f"{{ certificate: {certificate}, https: both, upstream: app }}"
-            lines.append(f"  site{each}.example.test: {site}")
+            lines.append(f"  {self.host(each)}: {site}")
         (directory / "gateway.yaml").write_text("\n".join(lines) + "\n")
+        self.script = directory / "hosts.lua"
+        self.script.write_text(HOSTS.format(sites=sites, width=width))
+
+    def host(self, number):
+        return f"site{number:0{self.width}}.example.test"
 
     def certify(self, numbers):
         key = ec.generate_private_key(ec.SECP256R1())
         form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         now = datetime.datetime.now(datetime.timezone.utc)
         for number in numbers:
-            host = f"site{number}.example.test"
+            host = self.host(number)
             name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
             built = x509.CertificateBuilder().subject_name(name).issuer_name(name)
             built = built.public_key(key.public_key()).serial_number(x509.random_serial_number())
@@ -92,9 +106,10 @@ class Gateway:
             (self.directory / f"certs/{number}.pem").write_bytes(pem)
             (self.directory / f"certs/{number}.key").write_bytes(key.private_bytes(*form))
 
-    def start(self):
+    def start(self, core=None):
         begun = time.monotonic()
-        self.process = programs.start([self.program, "run", "gateway.yaml"], self.directory)
+        (self.directory / f"{pathlib.Path(self.program).name}.err").unlink(missing_ok=True)
+        self.process = programs.start([self.program, "run", "gateway.yaml"], self.directory, core)
         while b'"ready"' not in self.process.said.read_bytes():
             if self.process.poll() is not None or time.monotonic() - begun > 600:
                 raise RuntimeError(self.process.said.read_text()[-4000:])
@@ -122,35 +137,36 @@ class Gateway:
         subprocess.run(command, cwd=self.directory, check=True, capture_output=True)
         return time.monotonic() - begun
 
-    def load(self, script, seconds):
+    def load(self):
+        """CPU µs of a request."""
         before = self.cpu()
         address = f"http://127.0.0.1:{self.plain}/"
-        command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", str(script), address]
+        command = ["wrk", "-t1", "-c16", "-d1s", "-s", str(self.script), address]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         requests = int(said.split(" requests in ")[0].split()[-1])
         if "Non-2xx" in said:
             raise RuntimeError(said)
         return (self.cpu() - before) / requests * 1e6
 
-    def handshakes(self, count):
+    def handshakes(self):
+        """CPU µs of a handshake."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         before = self.cpu()
-        for _ in range(count):
-            name = f"site{random.randrange(self.sites)}.example.test"
+        for _ in range(HANDSHAKES):
+            name = self.host(random.randrange(self.sites))
             with socket.create_connection(("127.0.0.1", self.tls)) as connection:
                 with context.wrap_socket(connection, server_hostname=name) as tls:
                     tls.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
                     assert tls.recv(65536).startswith(b"HTTP/1.1 200")
-        return (self.cpu() - before) / count * 1e6
+        return (self.cpu() - before) / HANDSHAKES * 1e6
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("wardgate", nargs="?", default="target/release/wardgate")
     parser.add_argument("--sites", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=30)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -169,36 +185,46 @@ def main():
 
 
 def compare(args, directory, backend, started):
-    gateways = [Gateway(args.wardgate, directory / str(sites), sites, backend) for sites in (1, args.sites)]
-    rows, scripts = [], []
+    width = len(str(args.sites - 1))
+    gateways = [
+        Gateway(args.wardgate, directory / str(sites), sites, width, backend) for sites in (1, args.sites)
+    ]
+    rows = []
     for gateway in gateways:
-        begun = [f"{gateway.start():.2f} ({gateway.cpu():.2f})"]
-        started.append(gateway.process)
-        time.sleep(3)
-        begun += [f"{gateway.check():.2f}", f"{gateway.memory():.0f}"]
-        if gateway.sites > 1:
-            gateway.certify([0])
-            begun += [f"{gateway.reload():.2f}", f"{gateway.reload():.2f}", f"{gateway.memory():.0f}"]
-        else:
-            begun += ["", f"{gateway.reload():.2f}", f"{gateway.memory():.0f}"]
-        rows.append([str(gateway.sites), *begun])
-        script = gateway.directory / "hosts.lua"
-        script.write_text(HOSTS.format(sites=gateway.sites))
-        scripts.append(script)
+        rows.append([str(gateway.sites), *run_once(gateway)])
     head = ["sites", "start", "check", "memory", "one file", "nothing", "memory after"]
     print(programs.markdown(head, rows), end="\n\n", flush=True)
-    requests, shakes = ([], []), ([], [])
-    for gateway, script in zip(gateways, scripts):
-        gateway.load(script, 2)
-    for _ in range(args.rounds):
-        for place, (gateway, script) in enumerate(zip(gateways, scripts)):
-            requests[place].append(gateway.load(script, args.seconds))
-            shakes[place].append(gateway.handshakes(1000))
+    os.sched_setaffinity(0, {LOAD_CORE})
+    for child in programs.family(started[0]):
+        os.sched_setaffinity(child, {LOAD_CORE})
+    for gateway in gateways:
+        gateway.start(GATEWAY_CORE)
+        started.append(gateway.process)
+        gateway.load()
     rows = []
-    for what, values in (("request", requests), ("handshake", shakes)):
-        one, many = (statistics.median(each) for each in values)
-        rows.append([what, f"{one:.1f}", f"{many:.1f}", f"{many / one:.3f}"])
+    for what, measure in (("request", Gateway.load), ("handshake", Gateway.handshakes)):
+        pairs = []
+        for round in range(args.rounds):
+            order = gateways if round % 2 else gateways[::-1]
+            found = {gateway.sites: measure(gateway) for gateway in order}
+            pairs.append((found[1], found[args.sites]))
+        low, ratio, high = statistics.quantiles([many / one for one, many in pairs], n=4)
+        one, many = map(statistics.median, zip(*pairs))
+        rows.append([what, f"{one:.1f}", f"{many:.1f}", f"{ratio:.3f} ({low:.3f} to {high:.3f})"])
     print(programs.markdown(["CPU µs", "1 site", f"{args.sites} sites", "ratio"], rows))
+
+
+def run_once(gateway):
+    """The row of the first table. The gateway has ended afterwards."""
+    try:
+        row = [f"{gateway.start():.2f} ({gateway.cpu():.2f})"]
+        time.sleep(3)
+        row += [f"{gateway.check():.2f}", f"{gateway.memory():.0f}"]
+        gateway.certify([0])
+        row += [f"{gateway.reload():.2f}", f"{gateway.reload():.2f}", f"{gateway.memory():.0f}"]
+        return row
+    finally:
+        programs.end(gateway.process)
 
 
 if __name__ == "__main__":
