@@ -3,7 +3,7 @@
 mod assign;
 mod managed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -163,14 +163,15 @@ pub(super) fn internal_id(site: &Site) -> String {
 
 /// The entries of `certificates:`, from their files.
 fn operators(config: &Config, now: SystemTime) -> Result<Vec<Arc<Entry>>, CertificatesError> {
-    let mut entries = Vec::new();
-    for (index, certificate) in config.certificates.iter().enumerate() {
-        let mut patterns: Vec<HostPattern> = config
-            .sites
-            .iter()
-            .filter(|site| site.certificate == SiteCertificate::Named(index))
-            .flat_map(|site| site.patterns.iter().cloned())
-            .collect();
+    let mut entries = Vec::with_capacity(config.certificates.len());
+    let mut patterns_of = vec![Vec::new(); config.certificates.len()];
+    for site in &config.sites {
+        if let SiteCertificate::Named(index) = site.certificate {
+            patterns_of[index].extend(site.patterns.iter().cloned());
+        }
+    }
+    let claimed: HashSet<_> = config.sites.iter().flat_map(|site| &site.patterns).collect();
+    for (certificate, mut patterns) in config.certificates.iter().zip(patterns_of) {
         let loaded =
             pem::load(&certificate.chain, &certificate.key, &certificate.names, now).map_err(
                 |source| CertificatesError::Operators { name: certificate.name.clone(), source },
@@ -190,9 +191,7 @@ fn operators(config: &Config, now: SystemTime) -> Result<Vec<Arc<Entry>>, Certif
         } else {
             &certificate.names
         };
-        let is_claimed =
-            |pattern: &HostPattern| config.sites.iter().any(|site| site.patterns.contains(pattern));
-        patterns.extend(covered.iter().filter(|name| !is_claimed(name)).cloned());
+        patterns.extend(covered.iter().filter(|name| !claimed.contains(name)).cloned());
         entries.push(Arc::new(Entry::new(certificate.name.as_str(), patterns, loaded.certificate)));
     }
     Ok(entries)
