@@ -40,6 +40,7 @@ use crate::proxy::gateway::Shared;
 use crate::service::{self, HandOver, Successor};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLogError;
+use crate::telemetry::metrics::give_memory_back;
 use crate::tls::client_auth::PolicyError;
 use crate::tls::server_config::ServerConfigError;
 use crate::tls::ticket::TicketError;
@@ -257,6 +258,8 @@ async fn start(
         prepare(&loaded, inputs, &basis, Inherited::new(inherited))
     });
     let mut first = first.await.map_err(|_| StartError::Panicked)??;
+    // What the file was read into is free now, and with thousands of sites much.
+    give_memory_back();
     stapling::ask_first(&mut first.sources, &certificates.store, &metrics).await;
     let launch = (file, log, access_file, control, last);
     let (commands, receiver) = Commands::channel();

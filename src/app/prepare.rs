@@ -113,7 +113,8 @@ pub(super) fn prepare(
     basis: &Basis,
     mut inherited: Inherited,
 ) -> Result<Prepared, StartError> {
-    let config = loaded.config.clone();
+    let mut config = loaded.config.clone();
+    config.gather_names();
     let sockets = listeners::place(&config.listeners, &basis.sockets, &mut inherited)?;
     let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref(), &mut inherited)?;
     inherited.close();

@@ -53,7 +53,7 @@ pub(crate) use nearest::nearest;
 pub use outline::{Outline, outline};
 pub use system::system_directory;
 
-use crate::net::CidrSet;
+use crate::net::{CidrSet, Host, HostPattern};
 
 /// A whole gateway.yaml, checked: every default is filled in and every reference resolves.
 #[derive(Clone, Debug)]
@@ -86,4 +86,16 @@ pub struct Config {
     pub shutdown: process::Shutdown,
     /// Threads.
     pub runtime: process::Runtime,
+}
+
+impl Config {
+    /// Puts the names of sites side by side in memory: requests are found by them, and what was read
+    /// along with them lies in between.
+    pub fn gather_names(&mut self) {
+        for pattern in self.sites.iter_mut().flat_map(|site| &mut site.patterns) {
+            if let HostPattern::Exact(Host::Name(name)) = pattern {
+                *name = name.copied();
+            }
+        }
+    }
 }

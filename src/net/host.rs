@@ -43,6 +43,12 @@ impl HostName {
         &self.0
     }
 
+    /// The same name in memory of its own.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self(self.as_str().into())
+    }
+
     /// The name as text, shared with this.
     #[must_use]
     pub fn shared(&self) -> Arc<str> {

@@ -35,6 +35,7 @@ pub struct Forms {
 
 /// What a request needs of its site.
 #[derive(Debug)]
+#[repr(align(32))]
 pub struct SiteForm {
     /// Its name in logs.
     pub name: Arc<str>,
@@ -52,6 +53,7 @@ pub struct SiteForm {
 
 /// What a request needs of its route.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct RouteForm {
     /// Its name in logs.
     pub label: Arc<str>,
@@ -148,8 +150,8 @@ mod tests {
 
     #[test]
     fn a_site_is_half_a_line_of_memory_and_a_route_one() {
-        assert!(size_of::<SiteForm>() <= 32, "{}", size_of::<SiteForm>());
-        assert!(size_of::<RouteForm>() <= 64, "{}", size_of::<RouteForm>());
+        assert_eq!(size_of::<SiteForm>(), 32);
+        assert_eq!(size_of::<RouteForm>(), 64);
     }
 
     #[test]

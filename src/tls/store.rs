@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::sign::CertifiedKey;
 use tokio::sync::Notify;
 
-use crate::net::{Host, HostPattern, HostRef};
+use crate::net::{Host, HostName, HostPattern, HostRef};
 use crate::tls::certificate::{Certificate, Fingerprint};
 use crate::tls::challenge::Challenges;
 use crate::tls::health::Health;
@@ -70,7 +70,9 @@ pub struct Table {
     addresses: HashMap<IpAddr, Arc<Entry>>,
     rest: Rest,
     /// Names that `rest` does not answer for.
-    barred: Vec<HostPattern>,
+    barred: HashSet<HostName>,
+    /// The same for every name right below these.
+    barred_below: HashSet<HostName>,
 }
 
 /// Who answers for a name that nothing else covers.
@@ -175,8 +177,8 @@ impl CertStore {
             (None, Some(address)) => table.addresses.get(&address),
             (None, None) => None,
         };
-        let is_barred = name.is_some_and(|name| table.bars(name));
-        entry.cloned().or_else(|| if is_barred { None } else { table.rest.resolve(name, local) })
+        let is_barred = || name.is_some_and(|name| table.bars(name));
+        entry.cloned().or_else(|| if is_barred() { None } else { table.rest.resolve(name, local) })
     }
 
     /// Whether a handshake for `host` would end at `entry`. A request on `entry`'s connection for
@@ -185,12 +187,17 @@ impl CertStore {
     #[must_use]
     pub fn serves<'h>(&self, entry: &Entry, host: impl Into<HostRef<'h>>) -> bool {
         let table = self.table.load();
-        let (found, is_barred) = match host.into() {
-            HostRef::Name(name) => (table.named(name.as_str()), table.bars(name.as_str())),
-            HostRef::Address(address) => (table.addresses.get(&address.to_canonical()), false),
+        let host = host.into();
+        let found = match &host {
+            HostRef::Name(name) => table.named(name.as_str()),
+            HostRef::Address(address) => table.addresses.get(&address.to_canonical()),
         };
-        let rest = || if is_barred { None } else { table.rest.id() };
-        found.map(|found| &found.id).or_else(rest).is_some_and(|id| *id == entry.id)
+        match found {
+            // Most often the very same, and its id need not be fetched.
+            Some(found) => std::ptr::eq(&raw const **found, entry) || found.id == entry.id,
+            None if matches!(&host, HostRef::Name(name) if table.bars(name.as_str())) => false,
+            None => table.rest.id().is_some_and(|id| *id == entry.id),
+        }
     }
 
     /// Every entry once, by its id; certificates made on demand are not among them.
@@ -318,7 +325,13 @@ impl Table {
     /// Lets nobody answer for these names who is not there for them.
     #[must_use]
     pub fn barring(mut self, patterns: impl IntoIterator<Item = HostPattern>) -> Self {
-        self.barred.extend(patterns);
+        for pattern in patterns {
+            match pattern {
+                HostPattern::Exact(Host::Name(name)) => self.barred.insert(name),
+                HostPattern::Wildcard(parent) => self.barred_below.insert(parent),
+                HostPattern::Exact(Host::Address(_)) | HostPattern::Any => false,
+            };
+        }
         self
     }
 
@@ -336,13 +349,8 @@ impl Table {
     }
 
     fn bars(&self, name: &str) -> bool {
-        self.barred.iter().any(|pattern| match pattern {
-            HostPattern::Exact(Host::Name(barred)) => barred.as_str() == name,
-            HostPattern::Wildcard(parent) => {
-                name.split_once('.').is_some_and(|(_, rest)| rest == parent.as_str())
-            }
-            HostPattern::Exact(Host::Address(_)) | HostPattern::Any => false,
-        })
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.barred.contains(name) || parent.is_some_and(|it| self.barred_below.contains(it))
     }
 
     fn file(&mut self, entry: &Arc<Entry>) {
