@@ -95,12 +95,20 @@ pub(super) async fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next
     if let Some(reply) = &route.reply {
         return Ok(Next::Reply(Reply::clone(reply)));
     }
-    match &generation.config.sites[site_index].routes[route_index].action {
-        Action::Redirect(redirect) => {
-            let location = redirect.location(&head);
-            Ok(Next::Reply(redirect_to(redirect.status, &location)))
-        }
-        Action::Welcome => Ok(Next::Reply(welcome(exchange, parts))),
+    let action = &generation.config.sites[site_index].routes[route_index].action;
+    reply(exchange, parts, action, &head).map(Next::Reply)
+}
+
+/// The answer of a route that makes a new one for each request.
+fn reply(
+    exchange: &Exchange,
+    parts: &Parts,
+    action: &Action,
+    head: &RequestHead<'_>,
+) -> Result<Reply, Failure> {
+    match action {
+        Action::Redirect(redirect) => Ok(redirect_to(redirect.status, &redirect.location(head))),
+        Action::Welcome => Ok(welcome(exchange, parts)),
         Action::Upstream(_) | Action::Respond(_) => Err(Failure::Internal),
     }
 }

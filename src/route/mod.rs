@@ -152,6 +152,34 @@ mod tests {
     }
 
     #[test]
+    fn a_first_route_that_takes_everything_needs_no_matcher() {
+        let mut plain = site(&["a.test"], &[0], &["", "/v1"]);
+        plain.routes[0].rewrite = None;
+        let rewritten = site(&["b.test"], &[0], &["", "/v1"]);
+        let chosen = site(&["c.test"], &[0], &["/v1", ""]);
+        let router = Router::of_sites(1, &[plain, rewritten, chosen]);
+        assert_eq!(
+            router.sites.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, true, true]
+        );
+        for (index, route) in [(0, 0), (1, 0), (2, 1)] {
+            let (path, headers) =
+                (canonical("/x", EncodedSlashes::Refuse).unwrap(), HeaderMap::new());
+            let (key, host) = (path.match_key(), Host::parse("a.test").unwrap());
+            let head = RequestHead {
+                method: &Method::GET,
+                host: host.as_ref(),
+                path: path.as_str(),
+                match_key: key.as_str(),
+                query: None,
+                headers: &headers,
+            };
+            assert_eq!(router.route(index, &head), Some(route), "site {index}");
+            assert!(router.target(index, route, &head).unwrap().is("/x"));
+        }
+    }
+
+    #[test]
     fn a_host_belongs_to_a_site_of_its_listener() {
         let rows = [
             (0, "example.com", Some(0)),
