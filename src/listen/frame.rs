@@ -61,6 +61,15 @@ impl FrameHeads {
         self.payload > 0
     }
 
+    /// Goes on by `count` bytes if all of them are a frame's payload.
+    pub(super) fn skip(&mut self, count: usize) -> bool {
+        let is_payload = count <= self.payload;
+        if is_payload {
+            self.payload -= count;
+        }
+        is_payload
+    }
+
     /// Goes on by `bytes`.
     pub(super) fn follow(&mut self, mut bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {

@@ -46,6 +46,13 @@ impl FrameWatch {
         budget.settle(now)
     }
 
+    /// Takes account of so many bytes to the client if they are nothing but payload, which is all that
+    /// [`send`](Self::send) would do about them.
+    #[must_use]
+    pub fn pass_payload(&mut self, count: usize) -> bool {
+        self.sent.skip(count)
+    }
+
     /// Takes account of bytes to the client, and puts the right code into a GOAWAY that is whole
     /// among them. `false` when the client has spent its budget.
     #[must_use]

@@ -29,11 +29,14 @@ use super::frame_watch::FrameWatch;
 use crate::tls::transport::Downstream as Transport;
 
 /// Bytes collected before they leave in any case: four of the frames that clients take as they come
-/// (RFC 9113 §6.5.2), and a TLS record's worth each.
+/// (RFC 9113 §6.5.2).
 const OUTBOX_BYTES: usize = 4 * (16 * 1024 + 9);
 
 /// Bytes there is room for at first; most answers are small.
 const SMALL_OUTBOX_BYTES: usize = 4 * 1024;
+
+/// Most that a TLS record holds (RFC 8446 §5.1).
+const RECORD_BYTES: usize = 16 * 1024;
 
 /// The client's bytes as the engine's h2 layer sees them.
 #[derive(Debug)]
@@ -51,7 +54,12 @@ struct Carrier {
     watch: FrameWatch,
     /// Whom to tell that the budget is spent; taken when told. Nothing is read after that.
     flood: Option<Arc<Notify>>,
+    /// Collected, and not sent. With TLS no more than is too little for a record.
     outbox: BytesMut,
+    /// Whether there is TLS, so that `outbox` becomes records before it is sent.
+    can_seal: bool,
+    /// Bytes that became records, not all of which have left.
+    sealed: usize,
     /// Whether something was collected that may not have left.
     has_more: bool,
     /// Whether those who might add to it have had their turn.
@@ -62,13 +70,19 @@ impl H2Transport {
     /// A connection from which `read` has been read already. `flood` is rung when the client has
     /// spent its frame budget.
     #[must_use]
-    pub(super) fn new(transport: Transport, read: BytesMut, flood: Arc<Notify>) -> (Self, Outlet) {
+    pub(super) fn new(
+        mut transport: Transport,
+        read: BytesMut,
+        flood: Arc<Notify>,
+    ) -> (Self, Outlet) {
         let carrier = Arc::new(Mutex::new(Carrier {
+            can_seal: transport.can_seal(),
             transport,
             read,
             watch: FrameWatch::new(Instant::now()),
             flood: Some(flood),
             outbox: BytesMut::new(),
+            sealed: 0,
             has_more: false,
             has_waited: false,
         }));
@@ -120,23 +134,61 @@ impl Carrier {
         }
     }
 
-    /// Collects bytes. All of them, so that `outbox` may exceed its measure by one call's.
-    fn collect(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<()>> {
-        if self.outbox.len() + bytes.len() > OUTBOX_BYTES {
-            ready!(self.poll_send(cx))?;
+    /// Collects what `parts` hold. All of each, so that one call's worth more than [`OUTBOX_BYTES`]
+    /// may be collected.
+    fn collect(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let count = parts.iter().map(|part| part.len()).sum();
+        if self.sealed + self.outbox.len() + count > OUTBOX_BYTES {
+            ready!(self.poll_make_room(cx))?;
         }
-        let length = self.outbox.len() + bytes.len();
-        if length > self.outbox.capacity() {
-            let room = if length > SMALL_OUTBOX_BYTES { OUTBOX_BYTES } else { SMALL_OUTBOX_BYTES };
-            self.outbox.reserve(room.max(length) - self.outbox.len());
+        self.has_more = true;
+        for part in parts {
+            let is_record = self.can_seal && self.outbox.len() + part.len() >= RECORD_BYTES;
+            if is_record && self.watch.pass_payload(part.len()) {
+                self.seal(part)?;
+            } else {
+                self.copy(part)?;
+            }
         }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Collects by copying.
+    fn copy(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.reserve(bytes.len());
         let start = self.outbox.len();
         self.outbox.extend_from_slice(bytes);
-        self.has_more = true;
         if !self.watch.send(&mut self.outbox[start..], Instant::now) {
             self.raise_flood();
         }
-        Poll::Ready(Ok(()))
+        if self.can_seal && self.outbox.len() >= RECORD_BYTES { self.seal(&[]) } else { Ok(()) }
+    }
+
+    /// Sees to room for `count` bytes in the outbox.
+    fn reserve(&mut self, count: usize) {
+        let length = self.outbox.len() + count;
+        if length > self.outbox.capacity() {
+            let most = if self.can_seal { RECORD_BYTES } else { OUTBOX_BYTES };
+            let room = if length > SMALL_OUTBOX_BYTES { most } else { SMALL_OUTBOX_BYTES };
+            self.outbox.reserve(room.max(length) - self.outbox.len());
+        }
+    }
+
+    /// Makes full records of what was collected and `bytes`, and keeps the rest.
+    fn seal(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let whole = (self.outbox.len() + bytes.len()) / RECORD_BYTES * RECORD_BYTES;
+        let (first, rest) = self.outbox.split_at(self.outbox.len().min(whole));
+        let (second, behind) = bytes.split_at(whole - first.len());
+        self.transport.seal(&[IoSlice::new(first), IoSlice::new(second)])?;
+        self.sealed += whole;
+        if rest.is_empty() {
+            self.outbox.clear();
+        } else {
+            self.outbox.advance(whole);
+        }
+        self.reserve(behind.len());
+        self.outbox.extend_from_slice(behind);
+        Ok(())
     }
 
     /// Sends what was collected, and gives its memory back.
@@ -144,16 +196,28 @@ impl Carrier {
         if !self.has_more {
             return Poll::Ready(Ok(()));
         }
-        while !self.outbox.is_empty() {
+        if self.can_seal && !self.outbox.is_empty() {
+            self.transport.seal(&[IoSlice::new(&self.outbox)])?;
+            self.sealed += self.outbox.len();
+            self.outbox.clear();
+        }
+        ready!(self.poll_make_room(cx))?;
+        self.outbox = BytesMut::new();
+        (self.has_more, self.has_waited) = (false, false);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what was collected but for a part of a record, which has more to come.
+    fn poll_make_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.can_seal && !self.outbox.is_empty() {
             match ready!(Pin::new(&mut self.transport).poll_write(cx, &self.outbox))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 sent => self.outbox.advance(sent),
             }
         }
-        self.outbox = BytesMut::new();
         // With TLS this is where a write waits.
         ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
-        (self.has_more, self.has_waited) = (false, false);
+        self.sealed = 0;
         Poll::Ready(Ok(()))
     }
 }
@@ -184,26 +248,15 @@ impl AsyncWrite for H2Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(lock(&self.0).collect(cx, buf))?;
-        Poll::Ready(Ok(buf.len()))
+        lock(&self.0).collect(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
+        parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut carrier = lock(&self.0);
-        let mut taken = 0;
-        for buf in bufs {
-            match carrier.collect(cx, buf) {
-                Poll::Ready(Ok(())) => taken += buf.len(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if taken > 0 => break,
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(taken))
+        lock(&self.0).collect(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Version, header};
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{HeaderValue, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v1::server::HttpSession;
 use pingora_core::protocols::http::v2::server::HttpSession as HttpSessionV2;
@@ -89,6 +90,26 @@ pub(super) fn fit(session: &mut Session, response: &mut ResponseHeader) {
         response.remove_header(&header::TRANSFER_ENCODING);
         session.set_keepalive(None);
     }
+}
+
+/// Gives the fields' values on h2 a memory of their own. The h2 layer keeps some of them for as long
+/// as the connection lasts (RFC 7541 §2.3.2), each with all that was read from the server in one piece.
+pub(super) fn detach(session: &Session, response: &mut ResponseHeader) {
+    if session.as_downstream().as_http2().is_none() {
+        return;
+    }
+    let (nothing, ()) = http::Response::new(()).into_parts();
+    let mut parts = Parts::from(std::mem::replace(response, nothing.into()));
+    let mut values = BytesMut::with_capacity(parts.headers.values().map(HeaderValue::len).sum());
+    parts.headers.values().for_each(|value| values.extend_from_slice(value.as_bytes()));
+    let mut values = values.freeze();
+    for value in parts.headers.values_mut() {
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(values.split_to(value.len())) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
+    }
+    *response = parts.into();
 }
 
 /// From here on the gaps in the request's body are timed, on h2. Before there is a connection to the

@@ -171,6 +171,7 @@ impl ProxyHttp for Hooks {
     {
         filtering::respond(exchange, session.req_header(), response)?;
         answer::fit(session, response);
+        answer::detach(session, response);
         Ok(())
     }
 

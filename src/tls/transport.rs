@@ -1,6 +1,6 @@
 //! The bytes of a connection: plain TCP, or TLS over it.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -48,6 +48,25 @@ impl Downstream {
             Self::Plain(_) => None,
             Self::Tls(stream) => Some(stream.get_ref().0.written),
         }
+    }
+
+    /// Whether bytes can be [sealed](Self::seal), from here on as many as are given.
+    pub fn can_seal(&mut self) -> bool {
+        let Self::Tls(stream) = self else { return false };
+        stream.get_mut().1.set_buffer_limit(None);
+        true
+    }
+
+    /// Makes TLS records of `parts`, which leave with the next flush. They are put together there
+    /// alone: joining them before would be another copy of every byte.
+    ///
+    /// # Errors
+    /// Without TLS, and when the session is over.
+    pub fn seal(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let Self::Tls(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let count: usize = parts.iter().map(|part| part.len()).sum();
+        let taken = stream.get_mut().1.writer().write_vectored(parts)?;
+        if taken == count { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 }
 

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// Bytes under way before the client has taken any: a TLS record's worth.
-pub(super) const LEAST: usize = 16 << 10;
+/// Bytes under way before the client has taken any. The engine holds each of them twice.
+pub(super) const LEAST: usize = 8 << 10;
 
 /// Bytes under way at most: two of the engine's reads, so that one is sent while the next is read.
 const MOST: usize = 128 << 10;
@@ -80,23 +80,31 @@ impl Flight {
         }
     }
 
-    /// How much may be under way by now.
-    pub(super) fn window(&self) -> usize {
-        usize::try_from(self.taken()).unwrap_or(MOST).clamp(LEAST, MOST)
+    /// How much may be under way by now. It grows as TCP's window does at the start, so that 64 KiB
+    /// take no more reads than they would otherwise.
+    fn window(&self) -> usize {
+        let taken = usize::try_from(self.taken()).unwrap_or(MOST).min(MOST);
+        (LEAST + 2 * taken).min(MOST)
+    }
+
+    /// How much may be read now.
+    pub(super) fn room(&self) -> usize {
+        self.window().saturating_sub(self.owed())
+    }
+
+    /// Whether there is room worth a read.
+    fn has_room(&self) -> bool {
+        self.owed.load(Ordering::SeqCst) <= self.window() / 2
     }
 
     /// Ready when more may be read; otherwise the task is woken when that changes.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.owed() < self.window() {
+        if self.has_room() {
             return Poll::Ready(());
         }
         self.reader.register(cx.waker());
         // Whoever took the last of them before the waker was there woke nobody.
-        if self.owed.load(Ordering::SeqCst) < self.window() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -141,10 +149,11 @@ mod tests {
         assert_eq!((flight.owed(), flight.taken()), (LEAST, 0), "part of it is there still");
         drop(tail);
         assert_eq!((flight.owed(), flight.taken()), (0, LEAST as u64));
+        assert_eq!(flight.room(), 3 * LEAST, "what it took, twice, and what it began with");
         for _ in 0..20 {
             drop(flight.carry(Bytes::from(vec![0; LEAST])));
         }
-        let _more = flight.carry(Bytes::from(vec![0; MOST - 1]));
+        let _more = flight.carry(Bytes::from(vec![0; MOST / 2]));
         assert!(flight.poll_room(&cx).is_ready());
         let _last = flight.carry(Bytes::from_static(b"x"));
         assert!(flight.poll_room(&cx).is_pending());

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::attempt::{Attempt, Expired};
 use super::flight;
@@ -186,7 +186,7 @@ impl Wire {
                 self.silent_since = None;
                 return Poll::Pending;
             }
-            most = flight.window();
+            most = flight.room();
         }
         let passed = self.attempt.passed();
         if self.unpassed.0 != passed {
@@ -199,7 +199,7 @@ impl Wire {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(most)
+        Poll::Ready((most - self.unpassed.1).max(flight::LEAST / 2))
     }
 
     /// Takes what the server says while it does not take what we say.
@@ -265,13 +265,11 @@ fn read_at_most(
     let before = buf.filled().len();
     if buf.remaining() / 2 < most {
         ready!(transport.poll_read(cx, buf))?;
-        return Poll::Ready(Ok(buf.filled().len() - before));
+    } else {
+        let mut part = transport.get_mut().take(most as u64);
+        ready!(Pin::new(&mut part).poll_read(cx, buf))?;
     }
-    let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
-    ready!(transport.poll_read(cx, &mut part))?;
-    let count = part.filled().len();
-    buf.advance(count);
-    Poll::Ready(Ok(count))
+    Poll::Ready(Ok(buf.filled().len() - before))
 }
 
 impl AsyncRead for Wire {
