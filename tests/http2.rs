@@ -281,6 +281,82 @@ async fn large_bodies_pass_both_ways_and_trailers_to_the_client() {
 }
 
 #[tokio::test]
+async fn bodies_of_any_size_arrive_over_tls_as_they_were_sent() {
+    let body = |size: usize| {
+        (0..=size / 8).map(|at| format!("{at:08x}")).collect::<String>()[..size].to_owned()
+    };
+    let origin = Origin::answering(move |request| {
+        Answer::text(200, &body(request.target[1..].parse().unwrap_or_default()))
+    })
+    .await;
+    let gateway = gateway(&origin.url(), "").await;
+    let port = gateway.address("secure").port();
+    let address = format!("app.test:{port}:127.0.0.1");
+    // Around what fits a frame, a record, and what is sent at once.
+    let sizes = [1, 4_000, 16_366, 16_375, 16_384, 16_385, 65_536, 65_573, 100_003, (3 << 20) + 7];
+    for size in sizes {
+        let url = format!("https://app.test:{port}/{size}");
+        let got = curl(&["--http2", "--insecure", "--resolve", &address, &url]).await;
+        assert!(got == body(size), "{} bytes for {size}", got.len());
+    }
+    // Several streams at once share records.
+    let list = url_list(&sizes.map(|size| format!("https://app.test:{port}/{size}")));
+    let options =
+        ["--http2", "--insecure", "--parallel", "--parallel-immediate", "--resolve", &address];
+    let write = ["--write-out", "%{size_download}\n", "--silent"];
+    let arguments: Vec<_> =
+        options.into_iter().chain(write).chain(list.iter().map(String::as_str)).collect();
+    let mut taken: Vec<usize> =
+        curl(&arguments).await.lines().map(|line| line.parse().unwrap()).collect();
+    taken.sort_unstable();
+    assert_eq!(taken, sizes);
+}
+
+/// Arguments that have curl ask for all of `urls` and throw away what it gets.
+fn url_list(urls: &[String]) -> Vec<String> {
+    urls.iter().flat_map(|url| ["--output".into(), "/dev/null".into(), url.clone()]).collect()
+}
+
+#[tokio::test]
+async fn fields_that_the_h2_layer_remembers_hold_nothing_but_themselves() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const CONNECTIONS: usize = 30;
+    const ANSWERS: usize = 60;
+    let turn = AtomicUsize::new(0);
+    let origin = Origin::answering(move |_| {
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        let head = format!("HTTP/1.1 200 X\r\nContent-Length: 0\r\nX-Turn: {turn:016}\r\n\r\n");
+        Answer::Bytes(head.into_bytes())
+    })
+    .await;
+    let gateway = gateway(&origin.url(), "").await;
+    gateway.client().host("app.test").get("/warm").await;
+    let before = gateway.memory_peak();
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let tcp = tokio::net::TcpStream::connect(gateway.address("web")).await.unwrap();
+        let (mut streams, connection) = h2::client::handshake(tcp).await.unwrap();
+        held.push(tokio::spawn(connection));
+        for _ in 0..ANSWERS {
+            futures_util::future::poll_fn(|cx| streams.poll_ready(cx)).await.unwrap();
+            let request = http::Request::get("http://app.test/").body(()).unwrap();
+            let (answer, _) = streams.send_request(request, true).unwrap();
+            assert!(answer.await.unwrap().headers().contains_key("x-turn"));
+        }
+        held.push(tokio::spawn(async move {
+            let _streams = streams;
+            std::future::pending::<()>().await;
+            Ok(())
+        }));
+    }
+    let grown = gateway.memory_peak() - before;
+    // The table of a connection takes 70 such fields; the pieces they came in have 4 KiB each.
+    assert!(grown < CONNECTIONS * ANSWERS * (2 << 10), "{grown} bytes more");
+    held.iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
 async fn a_response_that_breaks_is_not_asked_for_again() {
     let origin = Peer::start("h2_origin.py", &[]).await;
     let gateway = Gateway::start(yaml(&format!("http://{}", origin.address()), "h2c", "")).await;

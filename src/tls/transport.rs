@@ -164,3 +164,67 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::listener::TlsVersion;
+    use crate::tls::accept::{Handshake, accept};
+    use crate::tls::fixture::{Ca, entry, listener, store};
+    use crate::tls::server_config::{Offer, build};
+    use crate::tls::{ServerName, Tickets};
+
+    /// What a record has beside its content: head, type and tag (RFC 8446 §5.2).
+    const RECORD_OVERHEAD: u64 = 5 + 1 + 16;
+
+    #[tokio::test]
+    async fn what_is_sealed_leaves_with_the_flush_in_full_records() {
+        let ca = Ca::new("test");
+        let store = store([entry(&ca, &["a.test"])]);
+        let tickets = Tickets::new().unwrap();
+        let config =
+            build(&listener(TlsVersion::V1_3), std::sync::Arc::clone(&store), &tickets, None);
+        let offer = Offer { config: config.unwrap(), policy: None };
+        let sockets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = sockets.local_addr().unwrap();
+        let parts = [vec![b'a'; 9], vec![b'b'; 100_000], vec![b'c'; 7]];
+
+        let serving = async {
+            let io = Counted::from(sockets.accept().await.unwrap().0);
+            let Ok(Handshake::Client(accepted)) = accept(io, None, |_| offer, &store).await else {
+                panic!("no handshake");
+            };
+            let mut stream = Downstream::Tls(Box::new(accepted.stream));
+            assert!(stream.can_seal());
+            stream.flush().await.unwrap();
+            let before = stream.written().unwrap();
+            stream.seal(&parts.each_ref().map(|part| IoSlice::new(part))).unwrap();
+            assert_eq!(stream.written(), Some(before));
+            stream.flush().await.unwrap();
+            let sent = stream.written().unwrap() - before;
+            assert_eq!(sent, 100_016 + 100_016_u64.div_ceil(16 << 10) * RECORD_OVERHEAD);
+            stream.shutdown().await.unwrap();
+        };
+        let taking = async {
+            let io = TcpStream::connect(address).await.unwrap();
+            let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(ca.client()));
+            let name = ServerName::try_from("a.test").unwrap();
+            let mut got = Vec::new();
+            connector.connect(name, io).await.unwrap().read_to_end(&mut got).await.unwrap();
+            assert!(got == parts.concat());
+        };
+        tokio::join!(serving, taking);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sealed_without_tls() {
+        let sockets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut stream =
+            Downstream::Plain(TcpStream::connect(sockets.local_addr().unwrap()).await.unwrap());
+        assert!(!stream.can_seal());
+        assert!(stream.seal(&[IoSlice::new(b"text")]).is_err());
+    }
+}
