@@ -744,8 +744,8 @@ async fn a_client_that_takes_nothing_costs_little_and_is_cut() {
     let cut = lines.iter().filter(|line| !field(line, "error.type").is_null()).count();
     assert_eq!(cut, 20, "{lines:?}");
     let grown = gateway.memory_peak() - before;
-    // 80 MiB were asked for. Without optimisation a stream's peak is 70 to 100 KiB.
-    assert!(grown < 20 * (128 << 10), "{grown} bytes more for 20 streams");
+    // 80 MiB were asked for. A release holds 46 KiB of a stream, without optimisation it is more.
+    assert!(grown < 20 * (100 << 10), "{grown} bytes more for 20 streams");
 }
 
 #[tokio::test]
