@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v1::server::HttpSession;
 use pingora_core::protocols::http::v2::server::HttpSession as HttpSessionV2;
@@ -185,13 +185,17 @@ pub(super) async fn expectation(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
+/// Whether no other head follows one with this status. Behind a 101 comes another protocol.
+pub(super) fn is_final(status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
+}
+
 /// Answers with `failure`, unless an answer has begun or the client is gone; then nothing can be
 /// said. Returns the status sent, 0 if none.
 pub(super) async fn fail(session: &mut Session, exchange: &mut Exchange, failure: Failure) -> u16 {
     exchange.failure.get_or_insert(failure);
     let failure = exchange.failure.unwrap_or(failure);
-    let has_begun =
-        session.response_written().is_some_and(|response| !response.status.is_informational());
+    let has_begun = session.response_written().is_some_and(|response| is_final(response.status));
     if has_begun || failure == Failure::ClientGone {
         return 0;
     }

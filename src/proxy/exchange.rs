@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method};
 use pingora_proxy::Session;
 
 use super::accept::Negotiated;
+use super::answer;
 use super::client::Client;
 use super::connection::Connection;
 use super::failure::Failure;
@@ -149,11 +150,9 @@ impl Exchange {
         self.answer.request_bytes = session.body_bytes_read() as u64;
         self.answer.response_bytes = session.body_bytes_sent() as u64;
         // A 100 is no answer, however long the client waited after it.
-        let is_final = |status: &StatusCode| {
-            *status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
-        };
         let written = session.response_written().map(|response| response.status);
-        self.answer.status = written.filter(is_final).map_or(0, |status| status.as_u16());
+        self.answer.status =
+            written.filter(|status| answer::is_final(*status)).map_or(0, |status| status.as_u16());
         self.answer.is_concluded = true;
     }
 

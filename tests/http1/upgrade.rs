@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{config, front};
-use crate::support::{Connection, Gateway, Peer, Stage, field};
+use crate::support::{Connection, Gateway, Peer, Stage, field, within};
 
 const UPGRADE: &str =
     "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw/1\r\nX-A: 1\r\n\r\n";
@@ -118,6 +118,37 @@ async fn the_backend_s_end_of_a_tunnel_reaches_the_client() {
     origin.send(b"bye").await.unwrap();
     drop(origin);
     assert_eq!(client.read_to_end().await.unwrap(), b"bye");
+}
+
+#[tokio::test]
+async fn nothing_of_ours_is_said_in_a_tunnel() {
+    // Neither when the backend breaks off, nor when the route's time is up.
+    for (route, resets) in [("", true), (", timeouts: { request: 1s }", false)] {
+        let stage = Stage::open().await;
+        let yaml = config(&stage.url(), "", "")
+            .replace("{ upstream: app }", &format!("{{ routes: [ {{ upstream: app{route} }} ] }}"));
+        let gateway = Gateway::start(yaml).await;
+        let mut client = gateway.client().connect().await;
+        client.send(UPGRADE.as_bytes()).await.unwrap();
+        let backend = stage.accept_stream().await;
+        let mut head = vec![0; 16 << 10];
+        assert!(within("head", backend.peek(&mut head)).await.unwrap() > 0);
+        within("room", backend.writable()).await.unwrap();
+        assert_eq!(backend.try_write(SWITCHED.as_bytes()).unwrap(), SWITCHED.len());
+        client.read_until(b"\r\n\r\n").await.unwrap();
+        let _held = if resets {
+            // What it has not read makes the kernel say so.
+            drop(backend);
+            None
+        } else {
+            Some(backend)
+        };
+        let said = client.read_to_end().await.unwrap_or_default();
+        assert_eq!(String::from_utf8_lossy(&said), "");
+        let line = gateway.wait_access(|_| true).await;
+        assert_eq!(field(&line, "http.response.status_code"), 101, "{line}");
+        assert_eq!(field(&line, "http.response.body.size"), 0, "{line}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::client::Connection;
 use super::within;
@@ -32,9 +32,14 @@ impl Stage {
 
     /// The next connection.
     pub(crate) async fn accept(&self) -> Connection {
+        Connection::over(self.accept_stream().await)
+    }
+
+    /// The same as a bare socket.
+    pub(crate) async fn accept_stream(&self) -> TcpStream {
         let (stream, _) = within("connection to the stage", self.listener.accept()).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Connection::over(stream)
+        stream
     }
 
     /// The next connection and the head of its first request.
