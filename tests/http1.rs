@@ -1,6 +1,7 @@
 //! HTTP/1.1 between a client, the gateway and a backend.
 
 mod deadline;
+mod duplex;
 mod header;
 mod limit;
 mod message;

@@ -5,8 +5,9 @@ mod errors;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Client, Gateway, Origin, Peer, Stage, field, run};
+use crate::support::{Answer, Client, Connection, Gateway, Origin, Peer, Stage, field, run};
 
 /// A gateway that speaks h2 over TLS (`secure`) and h2c beside HTTP/1.1 (`web`), in front of
 /// `upstream`. `more` is further YAML.
@@ -805,6 +806,68 @@ async fn a_backend_that_takes_its_time_with_a_body_is_not_the_clients_fault() {
     backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
     let result = playing.await.unwrap();
     assert_eq!(result["streams"]["1"]["body"], "ok", "{}", result["streams"]["1"]["reset"]);
+}
+
+/// A client that uploads `size` bytes and takes what it is sent meanwhile, and a backend for it.
+async fn uploading(
+    size: usize,
+    gateway: &Gateway,
+    stage: &Stage,
+) -> (JoinHandle<Value>, Connection) {
+    let mut post = request_with(1, "POST", "/", &[("content-length", &size.to_string())]);
+    post["size"] = json!(size);
+    let steps = json!([{"request": post}, {"wait": "end", "stream": 1}]);
+    let playing = tokio::spawn(Peer::run_result("h2_client.py", scenario(gateway, steps)));
+    (playing, stage.accept_head().await.0)
+}
+
+#[tokio::test]
+async fn an_answer_passes_while_the_backend_ignores_the_body() {
+    let stage = Stage::open().await;
+    let gateway = gateway(&stage.url(), "").await;
+    let (playing, mut backend) = uploading(32 << 20, &gateway, &stage).await;
+    // Until nothing more of the body finds room.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let begun = Instant::now();
+    backend.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
+    gateway.wait_access(|_| true).await;
+    let result = playing.await.unwrap();
+    assert_eq!(result["streams"]["1"]["status"], 413, "{}", result["streams"]["1"]["reset"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn events_pass_while_the_backend_ignores_the_body() {
+    let stage = Stage::open().await;
+    let gateway = gateway(&stage.url(), "").await;
+    let (playing, mut backend) = uploading(32 << 20, &gateway, &stage).await;
+    backend.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut events = String::new();
+    for number in 100..160 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let event = format!("event {number}\n");
+        backend.send(event.as_bytes()).await.unwrap();
+        events += &event;
+    }
+    drop(backend);
+    let result = playing.await.unwrap();
+    assert_eq!(result["streams"]["1"]["body"], events.as_str());
+}
+
+#[tokio::test]
+async fn a_backend_that_answers_more_than_it_reads_is_not_held_up_on_h2() {
+    const SIZE: usize = 6 << 20;
+    let stage = Stage::open().await;
+    let gateway = gateway(&stage.url(), "").await;
+    let (playing, mut backend) = uploading(SIZE, &gateway, &stage).await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 4 * SIZE);
+    backend.send(head.as_bytes()).await.unwrap();
+    for _ in 0..SIZE / (16 << 10) {
+        let piece = backend.read_exact(16 << 10).await.unwrap();
+        backend.send(&piece.repeat(4)).await.unwrap();
+    }
+    let result = playing.await.unwrap();
+    assert_eq!(result["streams"]["1"]["size"], 4 * SIZE, "{}", result["streams"]["1"]["reset"]);
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ const INBOX_BYTES: usize = 4 * 1024;
 /// a TLS record holds no more (RFC 8446 §5.1).
 const OUTBOX_BYTES: usize = 16 * 1024;
 
+/// Between two looks at a client that is not read from: nothing else tells that it has gone.
+const PAUSE_STEP: Duration = Duration::from_secs(1);
+
 /// Longest silences a [`Line`] bears; see [`Limits`](crate::config::process::Limits).
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -70,6 +73,8 @@ pub struct Line {
     taking: Pace,
     /// Last moment at which a byte of a tunnel moved in either direction.
     progress: Instant,
+    /// Bytes of a tunnel that waited for the server when last looked at.
+    waiting: usize,
 }
 
 impl Line {
@@ -98,6 +103,7 @@ impl Line {
             sending: Pace::new(patience.body, patience.rate),
             taking: Pace::new(patience.send, patience.rate),
             progress: Instant::now(),
+            waiting: 0,
         }
     }
 
@@ -309,6 +315,13 @@ impl Line {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            // "Read nothing" would pass for the client's end.
+            return Poll::Ready(Ok(()));
+        }
+        if self.connection.backlog().poll_none(cx).is_pending() {
+            return self.poll_pause(cx);
+        }
         if !self.inbox.is_empty() {
             let window = self.inbox.len().min(buf.remaining());
             let count = self.track(window, 0, buf)?;
@@ -345,7 +358,45 @@ impl Line {
         })
     }
 
+    /// The server does not take what it has been sent: nothing more is read. The client may go away
+    /// meanwhile, which must not be hidden by what it has sent before.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_tunnel = self.connection.is_tunnel();
+        if self.transport.is_broken() {
+            if !is_tunnel {
+                self.connection.fault(ClientFault::Gone);
+            }
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let now = Instant::now();
+        let end = if is_tunnel {
+            let waiting = self.connection.backlog().bytes();
+            if std::mem::replace(&mut self.waiting, waiting) != waiting {
+                self.progress = now;
+            }
+            Some((self.progress + self.patience.upgrade, ClientFault::Idle))
+        } else {
+            // It is not the client who is waited for.
+            self.sending.moved(0, || now);
+            self.connection.deadline().map(|end| (end, ClientFault::Deadline))
+        };
+        let look = now + PAUSE_STEP;
+        if self.read_alarm.poll(cx, end.map_or(look, |(end, _)| end.min(look))).is_ready()
+            && let Some((_, fault)) = end
+        {
+            self.connection.fault(fault);
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+
     fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if self.connection.backlog().poll_none(cx).is_pending() {
+            return self.poll_pause(cx);
+        }
         if !self.inbox.is_empty() {
             let count = self.inbox.len().min(buf.remaining());
             buf.put_slice(&self.inbox[..count]);

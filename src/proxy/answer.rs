@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
-use http::{HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v1::server::HttpSession;
 use pingora_core::protocols::http::v2::server::HttpSession as HttpSessionV2;
@@ -36,7 +36,7 @@ pub(super) async fn send(
     for (name, value) in reply.headers {
         head.append_header(name, value)?;
     }
-    let is_head = exchange.head.method == http::Method::HEAD;
+    let is_head = exchange.head.method == Method::HEAD;
     let ends_at_once = is_head || reply.body.is_empty();
     match session.as_downstream_mut() {
         // The engine's own way leaves the stream open, which then ends in a reset.
@@ -188,6 +188,16 @@ pub(super) async fn expectation(session: &mut Session) -> Result<()> {
 /// Whether no other head follows one with this status. Behind a 101 comes another protocol.
 pub(super) fn is_final(status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
+}
+
+/// Whether a backend's answer to a request with `method` ends with its head (RFC 9112 §6.3).
+pub(super) fn is_whole(method: &Method, response: &ResponseHeader) -> bool {
+    let is_empty = response.headers.get(header::CONTENT_LENGTH).is_some_and(|value| value == "0");
+    match response.status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => true,
+        status if status.is_informational() => false,
+        _ => is_empty || method == Method::HEAD,
+    }
 }
 
 /// Answers with `failure`, unless an answer has begun or the client is gone; then nothing can be

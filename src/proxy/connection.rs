@@ -13,7 +13,7 @@ use super::client::Client;
 use super::forwarded_values::ConnectionValues;
 use crate::net::proxy_protocol::Version;
 use crate::tls::{ClientProof, Entry, Policy, Session};
-use crate::upstream::{Announcement, Announcer};
+use crate::upstream::{Announcement, Announcer, Backlog};
 
 /// A client connection.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Connection {
     /// How this client is spelt in forwarding fields.
     pub forwarded: ConnectionValues,
     announcer: Announcer,
+    backlog: Arc<Backlog>,
     opened: Instant,
     tunnel: AtomicBool,
     /// Whether the request's body waits for its turn. HTTP/1.1 only.
@@ -168,6 +169,7 @@ impl Connection {
             tls,
             forwarded: ConnectionValues::new(peer.ip()),
             announcer: Announcer::default(),
+            backlog: Arc::default(),
             opened: Instant::now(),
             tunnel: AtomicBool::new(false),
             keeps_body: AtomicBool::new(false),
@@ -186,6 +188,12 @@ impl Connection {
         let is_peer = client.address == self.peer.ip().to_canonical();
         let port = if is_peer { self.peer.port() } else { 0 };
         self.announcer.announce(version, SocketAddr::new(client.address, port), self.local)
+    }
+
+    /// What the server has yet to take of the present request. HTTP/1.1 only.
+    #[must_use]
+    pub fn backlog(&self) -> &Arc<Backlog> {
+        &self.backlog
     }
 
     /// Turns the connection into an upgraded one: from here on its bytes are no HTTP.

@@ -169,6 +169,9 @@ impl ProxyHttp for Hooks {
     where
         Self::CTX: Send + Sync,
     {
+        if answer::is_whole(&exchange.head.method, response) {
+            exchange.answered();
+        }
         filtering::respond(exchange, session.req_header(), response)?;
         answer::fit(session, response);
         answer::detach(session, response);
@@ -185,6 +188,9 @@ impl ProxyHttp for Hooks {
         filtering::encode(exchange, body, is_end)?;
         if !session.was_upgraded() {
             answer::carry(exchange, body);
+        }
+        if is_end {
+            exchange.answered();
         }
         Ok(None)
     }

@@ -76,6 +76,8 @@ async fn pick_peer(exchange: &mut Exchange, is_personal: bool) -> Result<Box<Htt
         (Some(_), ..) => return Err(Failure::Internal),
     };
     let attempt = Attempt::new(pool, occupied, exchange.deadline).announcing(announcement);
+    let backlog = exchange.connection.as_ref().filter(|_| !exchange.is_h2());
+    let attempt = attempt.with_backlog(backlog.map(|it| Arc::clone(it.backlog())));
     let attempt = Arc::new(attempt);
     if exchange.upgrade.is_some() {
         attempt.note_upgrade();

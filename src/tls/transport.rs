@@ -70,6 +70,18 @@ impl Downstream {
     }
 }
 
+impl Downstream {
+    /// Whether the connection is no more, whatever there is still to read.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(stream) => &stream.get_ref().0.io,
+        };
+        !matches!(tcp.take_error(), Ok(None))
+    }
+}
+
 impl AsyncRead for Counted {
     fn poll_read(
         self: Pin<&mut Self>,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
 use super::announcement::Announcement;
+use super::backlog::Backlog;
 use super::dial::DialFailure;
 use super::endpoint::{Endpoint, Occupied};
 use super::flight::Flight;
@@ -27,6 +28,8 @@ pub struct Attempt {
     occupied: Occupied,
     /// What its connection begins with, and whose it is then.
     announcement: Option<Arc<Announcement>>,
+    /// Where its client is told how much of the request waits, if that can be.
+    backlog: Option<Arc<Backlog>>,
     /// End of the whole exchange (`timeouts.request` of the route).
     pub exchange_deadline: Option<Instant>,
     phase: AtomicU8,
@@ -34,6 +37,8 @@ pub struct Attempt {
     sent: AtomicBool,
     /// Whether the client has sent its whole request.
     uploaded: AtomicBool,
+    /// Whether the server has sent its whole response.
+    answered: AtomicBool,
     upgrade: AtomicBool,
     heard: AtomicBool,
     /// The connection has become somebody's own.
@@ -90,11 +95,13 @@ impl Attempt {
             pool,
             occupied,
             announcement: None,
+            backlog: None,
             exchange_deadline,
             phase: AtomicU8::new(Phase::AwaitingHead as u8),
             reused: AtomicBool::new(false),
             sent: AtomicBool::new(false),
             uploaded: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             upgrade: AtomicBool::new(false),
             heard: AtomicBool::new(false),
             personal: AtomicBool::new(false),
@@ -114,6 +121,17 @@ impl Attempt {
     #[must_use]
     pub fn announcing(self, announcement: Option<Arc<Announcement>>) -> Self {
         Self { announcement, ..self }
+    }
+
+    /// The same for a client that is not read from while `backlog` has any.
+    #[must_use]
+    pub fn with_backlog(self, backlog: Option<Arc<Backlog>>) -> Self {
+        Self { backlog, ..self }
+    }
+
+    /// Where its client is told how much of the request waits for the server.
+    pub(super) fn backlog(&self) -> Option<&Backlog> {
+        self.backlog.as_deref()
     }
 
     /// What its connection begins with.
@@ -221,6 +239,24 @@ impl Attempt {
     pub fn note_uploaded(&self) {
         self.uploaded.store(true, Ordering::Relaxed);
         self.reader.wake();
+    }
+
+    /// Records that the server has sent its whole response. From here on its client is read from in
+    /// any case: the engine no longer asks for more of the response, and so sends only when there is
+    /// more to send. A tunnel ends with what the server sends.
+    pub fn note_answered(&self) {
+        if self.is_tunnel() {
+            return;
+        }
+        self.answered.store(true, Ordering::Relaxed);
+        if let Some(backlog) = self.backlog() {
+            backlog.set(0);
+        }
+    }
+
+    /// Whether the server has sent its whole response, in no tunnel.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Records that bytes of the response arrived.

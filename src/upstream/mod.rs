@@ -4,8 +4,10 @@
 //! sites or clients, but for what a client's connection
 //! is announced as. Only [`peer`] knows the proxy engine.
 
+mod ahead;
 pub mod announcement;
 pub mod attempt;
+pub mod backlog;
 pub mod balance;
 mod check;
 pub mod dial;
@@ -16,6 +18,7 @@ mod keep;
 pub mod peer;
 pub mod pool;
 mod probe;
+mod queue;
 pub mod resolve;
 mod selection;
 mod status;
@@ -23,6 +26,7 @@ pub mod wire;
 
 pub use announcement::{Announcement, Announcer};
 pub use attempt::{Attempt, Expired, Phase};
+pub use backlog::Backlog;
 pub use dial::DialFailure;
 pub use endpoint::Endpoint;
 pub use flight::Flight;

@@ -7,13 +7,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
+use super::ahead::Ahead;
 use super::attempt::{Attempt, Expired};
 use super::flight;
+use super::queue::{MOST, Queue};
 use crate::net::Alarm;
 
 /// The bytes to and from an endpoint.
@@ -43,9 +44,10 @@ pub struct Wire {
     transport: Option<Transport>,
     attempt: Arc<Attempt>,
     alarm: Alarm,
-    /// Since when the engine has waited in vain, and for which limit; `None` while bytes move or it
-    /// does not wait.
+    /// Since when the engine has waited for the server to say something, and for which limit; `None`
+    /// while bytes move or it does not wait.
     silent_since: Option<(Instant, Expired)>,
+    queue: Queue,
     ahead: Ahead,
     /// Pieces of the response's body that had passed when last looked at, and bytes read since.
     unpassed: (u32, usize),
@@ -57,25 +59,12 @@ pub struct Wire {
     released: bool,
 }
 
-/// What was read while a write waited.
-///
-/// # Why
-/// The engine does not read while it writes. A server that sends its response while it still
-/// reads the request stops reading when nobody takes what it says, and both sides would wait for
-/// each other.
-#[derive(Debug, Default)]
-struct Ahead {
-    bytes: BytesMut,
-    /// What follows `bytes`: the end of the stream, or why there is no more.
-    end: Option<io::Result<()>>,
-}
+/// How much of a request is queued at once whoever sends it.
+const EASY: usize = 64 << 10;
 
-/// Most that is read ahead. The kernel lets a writer go on when a third of its send buffer is
-/// free, 4 MiB at most as Linux comes.
-const AHEAD_BYTES: usize = 2 << 20;
-
-/// Bytes read ahead at a time.
-const AHEAD_STEP: usize = 16 << 10;
+/// How much longer a piece of the response waits for each byte of the request that is queued, if its
+/// client cannot be kept from sending: with a full queue two seconds.
+const DELAY: Duration = Duration::from_micros(2);
 
 impl Wire {
     /// Lends `transport` to `attempt`. A new connection has a new `alarm`.
@@ -86,6 +75,7 @@ impl Wire {
             attempt,
             alarm,
             silent_since: None,
+            queue: Queue::default(),
             ahead: Ahead::default(),
             unpassed: (0, 0),
             flushes: 0,
@@ -98,6 +88,7 @@ impl Wire {
     pub fn release(&mut self) {
         self.released = !self.attempt.is_personal()
             && self.ahead.is_empty()
+            && self.queue.is_idle()
             && self.transport.as_mut().is_some_and(Transport::is_quiet);
     }
 
@@ -113,8 +104,8 @@ impl Wire {
 
     /// The moment silence is cut, and by which limit. Silence begins when it is first waited for:
     /// while the engine is busy with a slow client, nobody listens.
-    fn deadline(&mut self, is_write: bool) -> Option<(Instant, Expired)> {
-        let silence = self.attempt.patience(is_write).map(|(limit, which)| {
+    fn deadline(&mut self) -> Option<(Instant, Expired)> {
+        let silence = self.attempt.patience(false).map(|(limit, which)| {
             let same = self.silent_since.filter(|(_, before)| *before == which);
             let (since, _) =
                 *self.silent_since.insert(same.unwrap_or_else(|| (Instant::now(), which)));
@@ -123,50 +114,134 @@ impl Wire {
         if silence.is_none() {
             self.silent_since = None;
         }
+        self.first(silence)
+    }
+
+    /// What comes first: the end of `patience`, or that of the whole exchange.
+    fn first(&self, patience: Option<(Instant, Expired)>) -> Option<(Instant, Expired)> {
         let whole = self.attempt.exchange_deadline.map(|end| (end, Expired::Exchange));
-        match (silence, whole) {
-            (Some(silence), Some(whole)) => Some(if whole.0 < silence.0 { whole } else { silence }),
-            (silence, whole) => silence.or(whole),
-        }
+        [patience, whole].into_iter().flatten().min_by_key(|(end, _)| *end)
     }
 
     /// Ready with the error when the deadline has passed, now or at an earlier wait; otherwise the
     /// task is woken when it may have.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>, is_write: bool) -> Poll<io::Error> {
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.attempt.expired().is_none() {
-            if !is_write {
-                // The phase may change, in a hook of the same task, after this was polled last.
-                self.attempt.watch_patience(cx.waker());
-            }
-            let Some((deadline, which)) = self.deadline(is_write) else { return Poll::Pending };
+            // The phase may change, in a hook of the same task, after this was polled last.
+            self.attempt.watch_patience(cx.waker());
+            let Some((deadline, which)) = self.deadline() else { return Poll::Pending };
             ready!(self.alarm.poll(cx, deadline));
             self.attempt.expire(which);
         }
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
-    /// What becomes of an attempt to write.
-    fn written<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        self.attempt.hold(outcome.is_pending());
-        match outcome {
-            Poll::Ready(Ok(done)) => {
-                self.silent_since = None;
-                Poll::Ready(Ok(done))
+    /// The server does not take what it is sent: ready with the error when it has had its time. Only
+    /// what it takes counts, not what it says. A response that has begun goes on without the rest of
+    /// the request; in a tunnel it is the client's side that waits for so long.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.attempt.expired().is_none() {
+            let since = *self.queue.stuck_since.get_or_insert_with(Instant::now);
+            let patience = self.attempt.patience(true).map(|(limit, which)| (since + limit, which));
+            let Some((deadline, which)) = self.first(patience) else { return Poll::Pending };
+            ready!(self.alarm.poll(cx, deadline));
+            if which != Expired::Read {
+                self.attempt.expire(which);
             }
-            Poll::Ready(Err(error)) => {
-                // The server gets no more of the request; it may have answered all the same.
-                self.attempt.note_uploaded();
-                Poll::Ready(Err(error))
-            }
-            Poll::Pending => {
-                self.read_ahead(cx);
-                self.poll_deadline(cx, true).map(Err)
+            self.cut();
+        }
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// The server gets no more of the request; it may have answered all the same.
+    fn cut(&mut self) {
+        self.queue.cut();
+        self.attempt.hold(false);
+        self.attempt.note_uploaded();
+        self.tell();
+    }
+
+    /// Tells the client's side how much it waits for.
+    fn tell(&self) {
+        if let Some(backlog) = self.attempt.backlog()
+            && !self.attempt.is_answered()
+        {
+            backlog.set(self.queue.len());
+        }
+    }
+
+    /// Notes that the server has taken something.
+    fn moved(&mut self) {
+        self.silent_since = None;
+        self.queue.stuck_since = None;
+    }
+
+    /// Sends what is queued. Ready when nothing is any more, or nothing more can be sent.
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.queue.len();
+        let transport = self.transport.as_mut().map(Pin::new);
+        let Some(transport) = transport else { return Poll::Ready(Ok(())) };
+        let sent = self.queue.poll_send(transport, cx);
+        if self.queue.len() < before || matches!(sent, Poll::Ready(Ok(()))) {
+            self.attempt.note_sent();
+            self.moved();
+        }
+        match &sent {
+            Poll::Ready(Ok(())) => self.attempt.hold(false),
+            Poll::Ready(Err(_)) => self.cut(),
+            Poll::Pending => {}
+        }
+        self.tell();
+        sent
+    }
+
+    /// The same beside a read, which goes on whether or not the server takes what it is sent.
+    fn send_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.queue.is_cut()
+            && self.poll_queue(cx).is_pending()
+            && let Poll::Ready(error) = self.poll_stuck(cx)
+            && self.attempt.expired().is_some()
+        {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes that the server does not, so that the engine goes on to relay what the server
+    /// says.
+    fn poll_take(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.attempt.hold(true);
+        if let Poll::Ready(error) = self.poll_stuck(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let count = bytes.len().min(MOST.saturating_sub(self.queue.len()));
+        if count == 0 || self.attempt.is_answered() || !self.may_take(cx) {
+            self.read_ahead(cx);
+            return Poll::Pending;
+        }
+        self.queue.push(&bytes[..count]);
+        self.tell();
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether more is to be queued. A client that can be kept from sending has little under way.
+    /// Otherwise each piece that is queued must have something to relay in return: as much as is
+    /// queued, or what has waited for long enough.
+    fn may_take(&mut self, cx: &mut Context<'_>) -> bool {
+        let queued = self.queue.len();
+        if self.attempt.backlog().is_some() || queued < EASY {
+            return true;
+        }
+        self.read_ahead(cx);
+        if !self.ahead.has_more_than(queued) {
+            let delay = DELAY * u32::try_from(queued).unwrap_or(u32::MAX);
+            let Some(since) = self.ahead.since() else { return false };
+            if self.alarm.poll(cx, since + delay).is_pending() {
+                return false;
             }
         }
+        self.ahead.wait_again();
+        true
     }
 
     /// Notes that the server has said something. A part of a head is not what `timeouts.response`
@@ -184,6 +259,7 @@ impl Wire {
         if let Some(flight) = self.attempt.has_flight() {
             if flight.poll_room(cx).is_pending() {
                 self.silent_since = None;
+                self.queue.stuck_since = None;
                 return Poll::Pending;
             }
             most = flight.room();
@@ -211,50 +287,6 @@ impl Wire {
     }
 }
 
-impl Ahead {
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.end.is_none()
-    }
-
-    /// Reads what there is. Returns whether there was anything; if not, the task is woken when
-    /// there is.
-    fn read(&mut self, mut transport: Pin<&mut Transport>, cx: &mut Context<'_>) -> bool {
-        let before = self.bytes.len();
-        while self.end.is_none() && self.bytes.len() < AHEAD_BYTES {
-            let mut step = [std::mem::MaybeUninit::uninit(); AHEAD_STEP];
-            let mut step = ReadBuf::uninit(&mut step);
-            match transport.as_mut().poll_read(cx, &mut step) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(())) if step.filled().is_empty() => self.end = Some(Ok(())),
-                Poll::Ready(Ok(())) => self.bytes.extend_from_slice(step.filled()),
-                Poll::Ready(Err(error)) => self.end = Some(Err(error)),
-            }
-        }
-        self.bytes.len() > before
-    }
-
-    /// Gives back what was read, or how it ended; `None` when that is all.
-    fn take(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-        if self.bytes.is_empty() {
-            return match self.end.take()? {
-                Ok(()) => {
-                    // An end stays one, however often it is asked for.
-                    self.end = Some(Ok(()));
-                    Some(Ok(()))
-                }
-                Err(error) => Some(Err(error)),
-            };
-        }
-        let count = self.bytes.len().min(buf.remaining());
-        buf.put_slice(&self.bytes[..count]);
-        self.bytes.advance(count);
-        if self.bytes.is_empty() {
-            self.bytes = BytesMut::new();
-        }
-        Some(Ok(()))
-    }
-}
-
 /// Reads up to `most` bytes, or twice that where the buffer ends there. Returns how many.
 fn read_at_most(
     transport: Pin<&mut Transport>,
@@ -279,9 +311,12 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.queue.is_idle() {
+            this.send_on(cx)?;
+        }
         if this.must_wait() {
             this.reader = Some(cx.waker().clone());
-            return this.poll_deadline(cx, false).map(Err);
+            return this.poll_deadline(cx).map(Err);
         }
         if let Some(ahead) = this.ahead.take(buf) {
             return Poll::Ready(ahead);
@@ -296,7 +331,7 @@ impl AsyncRead for Wire {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => this.poll_deadline(cx, false).map(Err),
+            Poll::Pending => this.poll_deadline(cx).map(Err),
         }
     }
 }
@@ -308,37 +343,77 @@ impl AsyncWrite for Wire {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = this.transport()?.poll_write(cx, buf);
-        if matches!(written, Poll::Ready(Ok(_))) {
-            this.attempt.note_sent();
+        if !this.queue.is_idle()
+            && let Poll::Ready(Err(error)) = this.poll_queue(cx)
+        {
+            return Poll::Ready(Err(error));
         }
-        this.written(cx, written)
+        if this.queue.len() == 0 {
+            match this.transport()?.poll_write(cx, buf) {
+                Poll::Ready(Ok(count)) => {
+                    this.attempt.note_sent();
+                    this.attempt.hold(false);
+                    this.moved();
+                    return Poll::Ready(Ok(count));
+                }
+                Poll::Ready(Err(error)) => {
+                    this.cut();
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {}
+            }
+        }
+        this.poll_take(cx, buf)
     }
 
     /// With TLS this is where a write waits.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = this.transport()?.poll_flush(cx);
-        if flushed.is_ready() {
-            this.flushes = this.flushes.saturating_add(1);
-            if let Some(reader) = this.reader.take_if(|_| this.flushes > 1) {
-                reader.wake();
+        this.queue.flush();
+        match this.poll_queue(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                this.attempt.hold(true);
+                if let Poll::Ready(error) = this.poll_stuck(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                if this.attempt.is_answered() {
+                    // Nothing is to be relayed meanwhile.
+                    this.read_ahead(cx);
+                    return Poll::Pending;
+                }
             }
         }
-        this.written(cx, flushed)
+        this.flushes = this.flushes.saturating_add(1);
+        if let Some(reader) = this.reader.take_if(|_| this.flushes > 1) {
+            reader.wake();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().transport()?.poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.queue.is_owed() {
+            // The engine has done its part. What is left to send is sent behind its back.
+            return Poll::Ready(Ok(()));
+        }
+        this.transport()?.poll_shutdown(cx)
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if !self.released {
-            return;
+        if let Some(backlog) = self.attempt.backlog() {
+            backlog.set(0);
         }
-        if let Some(transport) = self.transport.take() {
+        let Some(transport) = self.transport.take() else { return };
+        let has_ended = self.attempt.is_answered() || self.attempt.is_tunnel();
+        if self.queue.is_owed() && has_ended {
+            // Whoever sent it has its answer, or is gone, as if the kernel had taken it.
+            let limit = self.attempt.pool.spec().timeouts.read;
+            std::mem::take(&mut self.queue).send_rest(transport, limit);
+        } else if self.released {
             let limit = self.attempt.pool.spec().limits.connections;
             let alarm = std::mem::take(&mut self.alarm);
             let announcement = self.attempt.announcement();
