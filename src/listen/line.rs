@@ -6,6 +6,8 @@
 //! gate and exactly the bytes of that request's body; what a pipelining client sent after it stays
 //! here.
 
+mod pause;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,9 +30,6 @@ const INBOX_BYTES: usize = 4 * 1024;
 /// Bytes of a response collected before they are sent, so that head and body leave in one packet;
 /// a TLS record holds no more (RFC 8446 §5.1).
 const OUTBOX_BYTES: usize = 16 * 1024;
-
-/// Between two looks at a client that is not read from: nothing else tells that it has gone.
-const PAUSE_STEP: Duration = Duration::from_secs(1);
 
 /// Longest silences a [`Line`] bears; see [`Limits`](crate::config::process::Limits).
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +74,8 @@ pub struct Line {
     progress: Instant,
     /// Bytes of a tunnel that waited for the server when last looked at.
     waiting: usize,
+    /// Bytes of a tunnel that the client has sent.
+    tunnelled: u64,
 }
 
 impl Line {
@@ -104,6 +105,7 @@ impl Line {
             taking: Pace::new(patience.send, patience.rate),
             progress: Instant::now(),
             waiting: 0,
+            tunnelled: 0,
         }
     }
 
@@ -358,38 +360,6 @@ impl Line {
         })
     }
 
-    /// The server does not take what it has been sent: nothing more is read. The client may go away
-    /// meanwhile, which must not be hidden by what it has sent before.
-    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_tunnel = self.connection.is_tunnel();
-        if self.transport.is_broken() {
-            if !is_tunnel {
-                self.connection.fault(ClientFault::Gone);
-            }
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let now = Instant::now();
-        let end = if is_tunnel {
-            let waiting = self.connection.backlog().bytes();
-            if std::mem::replace(&mut self.waiting, waiting) != waiting {
-                self.progress = now;
-            }
-            Some((self.progress + self.patience.upgrade, ClientFault::Idle))
-        } else {
-            // It is not the client who is waited for.
-            self.sending.moved(0, || now);
-            self.connection.deadline().map(|end| (end, ClientFault::Deadline))
-        };
-        let look = now + PAUSE_STEP;
-        if self.read_alarm.poll(cx, end.map_or(look, |(end, _)| end.min(look))).is_ready()
-            && let Some((_, fault)) = end
-        {
-            self.connection.fault(fault);
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
-    }
-
     fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -401,14 +371,22 @@ impl Line {
             let count = self.inbox.len().min(buf.remaining());
             buf.put_slice(&self.inbox[..count]);
             self.inbox.advance(count);
+            self.tunnelled += count as u64;
             return Poll::Ready(Ok(()));
         }
         if self.at_end {
-            return Poll::Ready(Ok(()));
+            return self.poll_half(cx);
         }
+        let before = buf.filled().len();
         match Pin::new(&mut self.transport).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() == before => {
+                self.at_end = true;
+                self.progress = Instant::now();
+                self.poll_half(cx)
+            }
             Poll::Ready(result) => {
                 self.progress = Instant::now();
+                self.tunnelled += (buf.filled().len() - before) as u64;
                 Poll::Ready(result)
             }
             Poll::Pending => {

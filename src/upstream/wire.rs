@@ -56,6 +56,9 @@ pub struct Wire {
     flushes: u8,
     /// Who waits for the second.
     reader: Option<Waker>,
+    /// Bytes that the engine has written into a tunnel, and whether their end has been passed on.
+    tunnelled: u64,
+    is_shut: bool,
     released: bool,
 }
 
@@ -80,6 +83,8 @@ impl Wire {
             unpassed: (0, 0),
             flushes: 0,
             reader: None,
+            tunnelled: 0,
+            is_shut: false,
             released: false,
         }
     }
@@ -207,6 +212,17 @@ impl Wire {
         Ok(())
     }
 
+    /// Ends our direction of a tunnel where the client has ended its own, which the engine is not told.
+    fn end_half(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let has_ended = self.attempt.backlog().is_some_and(|it| it.ends_at(self.tunnelled));
+        if has_ended && !self.is_shut && self.queue.is_idle() {
+            let Poll::Ready(ended) = self.transport()?.poll_shutdown(cx) else { return Ok(()) };
+            self.is_shut = true;
+            ended?;
+        }
+        Ok(())
+    }
+
     /// Takes bytes that the server does not, so that the engine goes on to relay what the server
     /// says.
     fn poll_take(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -220,6 +236,7 @@ impl Wire {
             return Poll::Pending;
         }
         self.queue.push(&bytes[..count]);
+        self.tunnelled += if self.attempt.is_tunnel() { count as u64 } else { 0 };
         self.tell();
         Poll::Ready(Ok(count))
     }
@@ -321,7 +338,11 @@ impl AsyncRead for Wire {
         if let Some(ahead) = this.ahead.take(buf) {
             return Poll::Ready(ahead);
         }
-        let most = if this.attempt.is_tunnel() { usize::MAX } else { ready!(this.poll_room(cx)) };
+        let is_tunnel = this.attempt.is_tunnel();
+        if is_tunnel {
+            this.end_half(cx)?;
+        }
+        let most = if is_tunnel { usize::MAX } else { ready!(this.poll_room(cx)) };
         match read_at_most(this.transport()?, cx, buf, most) {
             Poll::Ready(Ok(count)) => {
                 if count > 0 {
@@ -353,6 +374,7 @@ impl AsyncWrite for Wire {
                 Poll::Ready(Ok(count)) => {
                     this.attempt.note_sent();
                     this.attempt.hold(false);
+                    this.tunnelled += if this.attempt.is_tunnel() { count as u64 } else { 0 };
                     this.moved();
                     return Poll::Ready(Ok(count));
                 }

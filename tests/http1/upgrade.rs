@@ -105,9 +105,21 @@ async fn any_other_protocol_passes_byte_by_byte() {
     }
     client.shut_down().await.unwrap();
     assert_eq!(origin.read_to_end().await.unwrap(), b"", "the end passes as well");
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    origin.send(b"last words").await.unwrap();
     drop(origin);
-    client.read_to_end().await.unwrap_or_default();
+    assert_eq!(client.read_to_end().await.unwrap(), b"last words");
     gateway.wait_access(|_| true).await;
+}
+
+#[tokio::test]
+async fn a_backend_has_limited_time_behind_the_end_of_a_tunnel_s_client() {
+    let stage = Stage::open().await;
+    let gateway = Gateway::start(config(&stage.url(), "", "limits: { idle_timeout: 1s }")).await;
+    let (client, mut origin) = tunnel(&gateway, &stage).await;
+    drop(client);
+    assert_eq!(origin.read_to_end().await.unwrap(), b"");
+    gateway.wait_access(|line| field(line, "http.response.status_code") == 101).await;
 }
 
 #[tokio::test]
