@@ -3,6 +3,7 @@
 mod idle;
 mod overload;
 mod pace;
+mod reader;
 
 use crate::support::Gateway;
 

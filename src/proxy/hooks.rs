@@ -211,7 +211,8 @@ impl ProxyHttp for Hooks {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(retry::after_connect(exchange));
+        let is_retried = retry::after_connect(exchange, &error);
+        error.set_retry(is_retried);
         error
     }
 

@@ -18,7 +18,7 @@ use super::response_check::check_response;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
 use crate::net::Fields;
 use crate::upstream::endpoint::Occupied;
-use crate::upstream::{Attempt, Phase, Pool, peer};
+use crate::upstream::{Attempt, Phase, Pool, flight, peer};
 
 /// The server for the next attempt at the session's request, as the engine sees it.
 ///
@@ -78,7 +78,8 @@ async fn pick_peer(exchange: &mut Exchange, is_personal: bool) -> Result<Box<Htt
     let attempt = Attempt::new(pool, occupied, exchange.deadline).announcing(announcement);
     let backlog = exchange.connection.as_ref().filter(|_| !exchange.is_h2());
     let attempt = attempt.with_backlog(backlog.map(|it| Arc::clone(it.backlog())));
-    let attempt = Arc::new(attempt);
+    let window = if exchange.is_h2() { flight::GROWING } else { flight::EVEN };
+    let attempt = Arc::new(attempt.with_window(window));
     if exchange.upgrade.is_some() {
         attempt.note_upgrade();
     }

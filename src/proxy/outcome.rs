@@ -1,6 +1,6 @@
 //! What an engine's error means.
 
-use std::{fmt, io};
+use std::fmt;
 
 use pingora_error::{Error, ErrorSource, ErrorType};
 
@@ -58,13 +58,12 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
     }
     let attempt = exchange.attempt.as_deref();
     let endpoint = attempt.map_or("", |attempt| attempt.endpoint().label.as_str());
-    if let Some(DialFailure::Local(error)) = attempt.and_then(|attempt| attempt.dial_failure()) {
+    match attempt.and_then(|attempt| attempt.dial_failure()) {
         // Every request meets with it, and all say the same.
-        let pressure = &exchange.shared.pressure;
-        return match error.kind() {
-            io::ErrorKind::AddrNotAvailable => pressure.lack_port(endpoint, error),
-            _ => pressure.lack(error),
-        };
+        Some(DialFailure::Local(error)) => return exchange.shared.pressure.lack(error),
+        // Told when it was met with.
+        Some(DialFailure::NoPort(_)) => return,
+        _ => {}
     }
     let pool = attempt.map_or("", |attempt| attempt.pool.name());
     let cause: &dyn fmt::Display = match attempt.and_then(|attempt| attempt.dial_failure()) {
@@ -116,7 +115,7 @@ fn dial(failure: &DialFailure) -> Failure {
         DialFailure::Refused(_) | DialFailure::Unreachable(_) => Failure::UpstreamRefused,
         DialFailure::Timeout => Failure::ConnectTimeout,
         DialFailure::Tls(_) => Failure::UpstreamTls,
-        DialFailure::Local(_) => Failure::Overloaded,
+        DialFailure::NoPort(_) | DialFailure::Local(_) => Failure::Overloaded,
     }
 }
 
@@ -146,6 +145,8 @@ fn upstream(exchange: &Exchange, error: &Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

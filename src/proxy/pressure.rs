@@ -151,7 +151,9 @@ impl Pressure {
     /// not, and no client that goes would free one. The log is told once in a while.
     pub fn lack_port(&self, endpoint: &str, error: &dyn std::fmt::Display) {
         if let Some(count) = self.ports_told.count() {
-            tracing::warn!(endpoint, %error, count, "out of ports to a server");
+            let hint = "have it keep connections open, give it more addresses, or widen \
+                        net.ipv4.ip_local_port_range";
+            tracing::warn!(endpoint, %error, count, hint, "out of ports to a server");
         }
     }
 

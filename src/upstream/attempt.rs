@@ -15,7 +15,7 @@ use super::announcement::Announcement;
 use super::backlog::Backlog;
 use super::dial::DialFailure;
 use super::endpoint::{Endpoint, Occupied};
-use super::flight::Flight;
+use super::flight::{self, EVEN, Flight, Window};
 use super::pool::Pool;
 
 /// One try to get one request answered by one endpoint.
@@ -52,6 +52,8 @@ pub struct Attempt {
     uphill: AtomicUsize,
     /// Pieces of the response's body that have left the engine's queue.
     passed: AtomicU32,
+    /// How much of its response may be on the way to the client.
+    window: Window,
     /// Its response on the way to the client, once there is a body.
     flight: OnceLock<Arc<Flight>>,
     expired: AtomicU8,
@@ -109,6 +111,7 @@ impl Attempt {
             held: AtomicU64::new(0),
             uphill: AtomicUsize::new(0),
             passed: AtomicU32::new(0),
+            window: EVEN,
             flight: OnceLock::new(),
             expired: AtomicU8::new(0),
             connect_micros: AtomicU32::new(0),
@@ -132,6 +135,12 @@ impl Attempt {
     /// Where its client is told how much of the request waits for the server.
     pub(super) fn backlog(&self) -> Option<&Backlog> {
         self.backlog.as_deref()
+    }
+
+    /// The same with so much of its response on the way to the client; else that is [`EVEN`].
+    #[must_use]
+    pub fn with_window(self, window: Window) -> Self {
+        Self { window, ..self }
     }
 
     /// What its connection begins with.
@@ -330,7 +339,19 @@ impl Attempt {
 
     /// Its response on the way to the client.
     pub fn flight(&self) -> &Arc<Flight> {
-        self.flight.get_or_init(Arc::default)
+        self.flight.get_or_init(|| Arc::new(Flight::new(self.window)))
+    }
+
+    /// How much more of its response may be read beside `unpassed` bytes of it that have not left the
+    /// engine's queue: nothing while these are to pass first.
+    pub(super) fn room(&self, unpassed: usize) -> usize {
+        if !self.window.grows() && unpassed > 0 {
+            return if unpassed < flight::SMALL { flight::SMALL } else { 0 };
+        }
+        match self.has_flight().map_or(self.window.least, |flight| flight.room()) {
+            room if room > unpassed => (room - unpassed).max(self.window.least / 2),
+            _ => 0,
+        }
     }
 
     /// The same, if there is any.

@@ -55,8 +55,17 @@ async fn keep_endpoint(pool: &Pool, health: &Health, endpoint: Arc<Endpoint>) {
             return;
         }
         next = tokio::time::Instant::now() + jittered(health);
-        let outcome = probe(pool, &endpoint, health).await.map_err(|failure| failure.text());
-        record(pool, health, &endpoint, outcome);
+        let outcome = probe(pool, &endpoint, health).await;
+        if let Err(failure) = &outcome
+            && failure.is_ours()
+            && endpoint.monitor().is_proven()
+        {
+            // What we lack ourselves says nothing of a server that was well when it was last asked.
+            let (pool, error) = (pool.name(), failure.text());
+            tracing::debug!(pool, server.address = &*endpoint.label, %error, "could not check");
+            continue;
+        }
+        record(pool, health, &endpoint, outcome.map_err(|failure| failure.text()));
     }
 }
 

@@ -31,16 +31,26 @@ pub enum DialFailure {
     /// TCP came about, TLS did not.
     #[error("TLS handshake failed")]
     Tls(#[source] tls::ConnectError),
-    /// This process is out of descriptors, ports or memory.
+    /// Every local port towards the server is taken, or this machine has no address to reach it from.
+    #[error("no local port is left towards the server")]
+    NoPort(#[source] io::Error),
+    /// This process is out of descriptors or memory.
     #[error("cannot open a socket")]
     Local(#[source] io::Error),
 }
 
 impl DialFailure {
-    /// Whether another server may be tried whatever the method: no byte of the request was sent.
+    /// Whether another server may be tried whatever the method: no byte of the request was sent. Ports
+    /// are counted for each server, descriptors are not.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::Local(_))
+    }
+
+    /// Whether it says nothing of the server: it was not even asked.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Local(_) | Self::NoPort(_))
     }
 
     fn from_connect(error: io::Error) -> Self {
@@ -49,7 +59,9 @@ impl DialFailure {
                 Self::Refused(error)
             }
             io::ErrorKind::TimedOut => Self::Timeout,
-            io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory => Self::Local(error),
+            // The second is what Windows says.
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Self::NoPort(error),
+            io::ErrorKind::OutOfMemory => Self::Local(error),
             _ if error.raw_os_error().is_some_and(|code| SHORTAGE.contains(&code)) => {
                 Self::Local(error)
             }
@@ -141,10 +153,13 @@ pub(super) async fn dial(
 /// [`DialFailure`].
 pub(super) async fn open(endpoint: &Endpoint, opening: &[u8]) -> Result<TcpStream, DialFailure> {
     let mut stream = match connect(endpoint.address).await {
-        Err(refused @ DialFailure::Refused(_)) => match endpoint.alternate {
-            Some(alternate) => connect(alternate).await?,
-            None => return Err(refused),
-        },
+        // Without IPv6 there is no address for its loopback.
+        Err(failure @ (DialFailure::Refused(_) | DialFailure::NoPort(_))) => {
+            match endpoint.alternate {
+                Some(alternate) => connect(alternate).await?,
+                None => return Err(failure),
+            }
+        }
         outcome => outcome?,
     };
     if !opening.is_empty() {
@@ -172,7 +187,8 @@ mod tests {
             (raw(24), "cannot open a socket"), // EMFILE
             (raw(23), "cannot open a socket"), // ENFILE
             (raw(12), "cannot open a socket"), // ENOMEM
-            (io::ErrorKind::AddrNotAvailable.into(), "cannot open a socket"),
+            (io::ErrorKind::AddrNotAvailable.into(), "no local port is left towards the server"),
+            (io::ErrorKind::AddrInUse.into(), "no local port is left towards the server"),
             (raw(1), "unreachable"),  // EPERM: a firewall of this machine
             (raw(13), "unreachable"), // EACCES: likewise
             (raw(22), "unreachable"), // EINVAL
@@ -187,6 +203,8 @@ mod tests {
             let failure = DialFailure::from_connect(error);
             assert_eq!(failure.to_string(), expected, "{text}");
             assert_eq!(failure.is_retryable(), expected != "cannot open a socket", "{text}");
+            let is_ours = !failure.is_retryable() || expected.starts_with("no local port");
+            assert_eq!(failure.is_ours(), is_ours, "{text}");
         }
     }
 }

@@ -6,7 +6,11 @@
 //! # Why
 //! The engine reads on while the client takes nothing: up to nine pieces of 64 KiB wait in its
 //! channels, and no setting of it changes that. A hundred stalled streams are cheap for a client to
-//! make. So a response begins with little under way, and gets more as the client takes it.
+//! make. So a response begins with little under way, and gets more as the client takes it ([`GROWING`]).
+//!
+//! On HTTP/1.1 the kernel takes megabytes before it shows that the client takes nothing, so there it is
+//! always [`EVEN`]. It is one piece: of several the engine makes one more copy, which is in nobody's
+//! count.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,15 +20,36 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// Bytes under way before the client has taken any. The engine holds each of them twice.
-pub(super) const LEAST: usize = 8 << 10;
+/// How much of a response may be under way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Window {
+    /// Before the client has taken any of it.
+    pub least: usize,
+    /// In any case.
+    pub most: usize,
+}
 
-/// Bytes under way at most: two of the engine's reads, so that one is sent while the next is read.
-const MOST: usize = 128 << 10;
+impl Window {
+    /// Whether several pieces may be under way at once.
+    pub(super) fn grows(self) -> bool {
+        self.least < self.most
+    }
+}
+
+/// So little that several pieces of it may be under way in any case: a TLS record's worth.
+pub(super) const SMALL: usize = 16 << 10;
+
+/// For a client that says how much it takes, as on HTTP/2: little at first, since the engine holds it
+/// twice, in the end two of the engine's reads, so that one is sent while the next is read.
+pub const GROWING: Window = Window { least: 8 << 10, most: 128 << 10 };
+
+/// For one that does not: one piece, and the next when it is taken.
+pub const EVEN: Window = Window { least: 64 << 10, most: 64 << 10 };
 
 /// Bytes of one response that were handed towards the client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flight {
+    window: Window,
     /// Handed on, and not taken yet.
     owed: AtomicUsize,
     /// Taken since the start.
@@ -38,6 +63,19 @@ pub struct Flight {
 }
 
 impl Flight {
+    /// Nothing is under way yet.
+    #[must_use]
+    pub fn new(window: Window) -> Self {
+        Self {
+            window,
+            owed: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            started: OnceLock::new(),
+            cleared: AtomicU64::new(0),
+            reader: AtomicWaker::new(),
+        }
+    }
+
     /// Counts `bytes` as owed until the last reference to them is dropped: the client's connection
     /// has taken them then, or the exchange is over.
     #[must_use]
@@ -83,8 +121,9 @@ impl Flight {
     /// How much may be under way by now. Each wait for the client costs as much as a read, so that a
     /// response of 64 KiB is to wait for it once.
     fn window(&self) -> usize {
-        let taken = usize::try_from(self.taken()).unwrap_or(MOST).min(MOST);
-        (LEAST + 4 * taken).min(MOST)
+        let Window { least, most } = self.window;
+        let taken = usize::try_from(self.taken()).unwrap_or(most).min(most);
+        (least + 4 * taken).min(most)
     }
 
     /// How much may be read now.
@@ -92,19 +131,21 @@ impl Flight {
         self.window().saturating_sub(self.owed())
     }
 
-    /// Whether there is room worth a read.
-    fn has_room(&self) -> bool {
-        self.owed.load(Ordering::SeqCst) <= self.window() / 2
-    }
-
-    /// Ready when more may be read; otherwise the task is woken when that changes.
-    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.has_room() {
+    /// Ready when more may be read beside the `unpassed` bytes that were read and not handed on yet;
+    /// otherwise the task is woken when that may have changed. Ready in any case when nothing is owed:
+    /// what has not passed then waits for nobody.
+    pub(super) fn poll_room(&self, cx: &Context<'_>, unpassed: usize) -> Poll<()> {
+        let has_room = || {
+            let owed = self.owed.load(Ordering::SeqCst);
+            let is_worth_a_read = || owed.saturating_add(unpassed) <= self.window() / 2;
+            owed == 0 || (self.window.grows() && is_worth_a_read())
+        };
+        if has_room() {
             return Poll::Ready(());
         }
         self.reader.register(cx.waker());
         // Whoever took the last of them before the waker was there woke nobody.
-        if self.has_room() { Poll::Ready(()) } else { Poll::Pending }
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -140,22 +181,24 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_gets_more_under_way() {
-        let flight = Arc::new(Flight::default());
+        let Window { least, most } = GROWING;
+        let flight = Arc::new(Flight::new(GROWING));
         let cx = Context::from_waker(Waker::noop());
-        let first = flight.carry(Bytes::from(vec![0; LEAST]));
-        assert!(flight.poll_room(&cx).is_pending(), "nothing was taken");
+        let first = flight.carry(Bytes::from(vec![0; least]));
+        assert!(flight.poll_room(&cx, 0).is_pending(), "nothing was taken");
         let (head, tail) = (first.slice(..9), first.slice(9..));
         drop((first, head));
-        assert_eq!((flight.owed(), flight.taken()), (LEAST, 0), "part of it is there still");
+        assert_eq!((flight.owed(), flight.taken()), (least, 0), "part of it is there still");
         drop(tail);
-        assert_eq!((flight.owed(), flight.taken()), (0, LEAST as u64));
-        assert_eq!(flight.room(), 5 * LEAST, "four times what it took, and what it began with");
+        assert_eq!((flight.owed(), flight.taken()), (0, least as u64));
+        assert_eq!(flight.room(), 5 * least, "four times what it took, and what it began with");
         for _ in 0..20 {
-            drop(flight.carry(Bytes::from(vec![0; LEAST])));
+            drop(flight.carry(Bytes::from(vec![0; least])));
         }
-        let _more = flight.carry(Bytes::from(vec![0; MOST / 2]));
-        assert!(flight.poll_room(&cx).is_ready());
+        let _more = flight.carry(Bytes::from(vec![0; most / 2]));
+        assert!(flight.poll_room(&cx, 0).is_ready());
+        assert!(flight.poll_room(&cx, 1).is_pending(), "what has not passed counts, too");
         let _last = flight.carry(Bytes::from_static(b"x"));
-        assert!(flight.poll_room(&cx).is_pending());
+        assert!(flight.poll_room(&cx, 0).is_pending());
     }
 }

@@ -100,6 +100,12 @@ impl Monitor {
         (before != after).then_some(after)
     }
 
+    /// Whether checks have found it healthy.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.verdict.is_some_and(|verdict| verdict.is_healthy)
+    }
+
     /// Since when the endpoint stands as it does; `None` before its first verdict.
     #[must_use]
     pub fn since(&self) -> Option<SystemTime> {

@@ -38,6 +38,15 @@ use crate::tls::{ClientConfigError, ClientMaterial};
 /// usually announce.
 const MAX_H2_STREAMS: usize = 100;
 
+/// Bytes a server may send on one stream before a client has taken any. What arrives is kept, so that
+/// this is what a client that takes nothing costs, but for the pieces in the engine's queue. A server that
+/// is a millisecond away can send 128 MB a second in it.
+const STREAM_WINDOW: u32 = 128 << 10;
+
+/// The same for all streams of a connection together: room for each of them, so that none whose client
+/// takes nothing keeps the others waiting.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_H2_STREAMS as u32;
+
 /// The same on a connection that only one client's requests, or one request, may use.
 ///
 /// # Why
@@ -133,6 +142,8 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
         _ => ALPN::H2,
     };
     peer.options.max_h2_streams = MAX_H2_STREAMS;
+    peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
+    peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);
     peer.options.h2_ping_interval = Some(H2_PING);
     peer.options.connection_timeout = Some(spec.timeouts.connect);
     peer.options.total_connection_timeout = Some(spec.timeouts.connect);
@@ -219,6 +230,7 @@ fn word(failure: &DialFailure) -> ErrorType {
         DialFailure::Refused(_) => ErrorType::ConnectRefused,
         DialFailure::Timeout => ErrorType::ConnectTimedout,
         DialFailure::Tls(_) => ErrorType::TLSHandshakeFailure,
+        DialFailure::NoPort(_) => ErrorType::BindError,
         DialFailure::Unreachable(_) | DialFailure::Local(_) => ErrorType::ConnectError,
     }
 }

@@ -51,6 +51,11 @@ pub(super) enum ProbeFailure {
 }
 
 impl ProbeFailure {
+    /// Whether it says nothing of the server.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self, Self::Dial(failure) if failure.is_ours())
+    }
+
     /// In one line, with those of its causes that say something new.
     pub(super) fn text(&self) -> String {
         let mut last = self.to_string();

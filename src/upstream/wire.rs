@@ -49,8 +49,7 @@ pub struct Wire {
     silent_since: Option<(Instant, Expired)>,
     queue: Queue,
     ahead: Ahead,
-    /// Pieces of the response's body that had passed when last looked at, and bytes read since.
-    unpassed: (u32, usize),
+    unpassed: Unpassed,
     /// Completed flushes: the engine's first follows the request's head, its second the end of the
     /// body. No more than that are counted.
     flushes: u8,
@@ -61,6 +60,21 @@ pub struct Wire {
     is_shut: bool,
     released: bool,
 }
+
+/// What was read and has not left the engine's queue, as far as can be known.
+#[derive(Debug, Default)]
+struct Unpassed {
+    /// Pieces of the response's body that had passed when last looked at.
+    passed: u32,
+    /// Bytes read since.
+    bytes: usize,
+    /// How often they were given a turn to pass since, in vain.
+    turns: u8,
+}
+
+/// Turns after which what has not passed will not do so before more is read: a part of a head or of
+/// a chunk's framing. The halves of the engine's work take theirs in alternating order.
+const TURNS: u8 = 3;
 
 /// How much of a request is queued at once whoever sends it.
 const EASY: usize = 64 << 10;
@@ -80,7 +94,7 @@ impl Wire {
             silent_since: None,
             queue: Queue::default(),
             ahead: Ahead::default(),
-            unpassed: (0, 0),
+            unpassed: Unpassed::default(),
             flushes: 0,
             reader: None,
             tunnelled: 0,
@@ -272,27 +286,35 @@ impl Wire {
     /// Whether the engine may read, and how much at most: no more than the client takes. Pending
     /// until that changes, during which no silence of the server counts.
     fn poll_room(&mut self, cx: &Context<'_>) -> Poll<usize> {
-        let mut most = flight::LEAST;
-        if let Some(flight) = self.attempt.has_flight() {
-            if flight.poll_room(cx).is_pending() {
-                self.silent_since = None;
-                self.queue.stuck_since = None;
-                return Poll::Pending;
-            }
-            most = flight.room();
-        }
         let passed = self.attempt.passed();
-        if self.unpassed.0 != passed {
-            self.unpassed = (passed, 0);
+        if self.unpassed.passed != passed {
+            self.unpassed = Unpassed { passed, ..Unpassed::default() };
         }
-        if self.unpassed.1 >= most {
-            // What was read has yet to pass, if it was no head and no framing: that is done by the
-            // same task, once this returns.
-            self.unpassed.1 = 0;
-            cx.waker().wake_by_ref();
+        if let Some(flight) = self.attempt.has_flight()
+            && flight.poll_room(cx, self.unpassed.bytes).is_pending()
+        {
+            self.silent_since = None;
+            self.queue.stuck_since = None;
             return Poll::Pending;
         }
-        Poll::Ready((most - self.unpassed.1).max(flight::LEAST / 2))
+        let Unpassed { bytes, turns, .. } = &mut self.unpassed;
+        let most = match *turns {
+            // Or a piece too small to be counted is not taken by the client.
+            TURNS if *bytes < flight::SMALL => flight::SMALL,
+            TURNS => 0,
+            _ => self.attempt.room(*bytes),
+        };
+        if most > 0 {
+            return Poll::Ready(most);
+        }
+        if *turns < TURNS {
+            *turns += 1;
+        } else {
+            *bytes = 0;
+        }
+        // It passes by the work of this same task.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Takes what the server says while it does not take what we say.
@@ -347,7 +369,7 @@ impl AsyncRead for Wire {
             Poll::Ready(Ok(count)) => {
                 if count > 0 {
                     this.heard();
-                    this.unpassed.1 += count;
+                    this.unpassed.bytes += count;
                 }
                 Poll::Ready(Ok(()))
             }

@@ -46,6 +46,8 @@ sites:
       - {{ match: {{ path: /two }}, upstream: two }}
       - {{ match: {{ path: /delayed }}, upstream: "http://10.2.0.2:9002" }}
       - {{ match: {{ path: /lossy/* }}, upstream: lossy, rewrite: {{ strip_prefix: /lossy }} }}
+      - {{ match: {{ path: /ports/* }}, upstream: ports, rewrite: {{ strip_prefix: /ports }} }}
+      - {{ match: {{ path: /port/* }}, upstream: port, rewrite: {{ strip_prefix: /port }} }}
       - {{ upstream: app }}
 upstreams:
   app: {{ servers: "http://10.2.0.2:9000", timeouts: {{ connect: 1s, response: 2s, read: 2s }} }}
@@ -55,6 +57,8 @@ upstreams:
     health: {{ path: /, every: 500ms, timeout: 300ms, unhealthy_after: 2, healthy_after: 1 }}
     retry: {{ attempts: 3, after: [connect, reset] }}
     timeouts: {{ connect: 500ms, response: 2s }}
+  ports: {{ servers: ["http://10.2.0.2:9000", {{ url: "http://10.2.0.3:9000", backup: true }}] }}
+  port: {{ servers: "http://10.2.0.2:9000", retry: {{ attempts: 1 }} }}
 limits: {{ idle_timeout: 3s, request_body_timeout: 3s, request_header_timeout: 20s }}
 storage: storage
 admin: {{ bind: "127.0.0.1:2019" }}
@@ -432,6 +436,28 @@ async def client_vanishes_from_a_tunnel(scene):
     return f"let go after {took}"
 
 
+async def out_of_ports(scene):
+    """Every local port towards one of two backends is taken."""
+    setting = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
+    before, log = setting.read_text(), scene.directory / "gateway.err"
+    begin = log.stat().st_size
+    try:
+        setting.write_text("50000 50003")
+        held = [asyncio.create_task(scene.get("/ports/trickle")) for _ in range(12)]
+        # Twice as long as it takes to find a backend unhealthy.
+        await asyncio.sleep(2)
+        alone, _ = await scene.get("/port/x")
+        answers = await asyncio.gather(*held)
+    finally:
+        setting.write_text(before)
+    need(all(answer == (200, BIG) for answer in answers), [status for status, _ in answers])
+    need(alone == 503, f"{alone} where there is one backend")
+    told = log.read_text()[begin:]
+    need("out of ports to a server" in told and "ip_local_port_range" in told, "nothing in the log")
+    need("became unhealthy" not in told, "a backend is thought to be unhealthy")
+    return "12 of 12 from the other one; 503 where there is none"
+
+
 async def full_disk(scene):
     """The disk of the access log is full, and has room again."""
     filler, log = scene.logs / "filler", scene.logs / "access.log"
@@ -470,6 +496,7 @@ CASES = [
     cut_client_in_a_download,
     cut_client_in_an_upload,
     client_vanishes_from_a_tunnel,
+    out_of_ports,
     full_disk,
 ]
 

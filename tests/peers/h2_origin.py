@@ -9,6 +9,9 @@ The request's path says what happens:
   /reset    200, four bytes, then RST_STREAM (INTERNAL_ERROR)
   /goaway   GOAWAY and the end of the connection
   /hang     nothing
+  /big      200, a MiB
+  /sent     200, how many bytes of those have been sent on this connection, and how many of them wait
+            for room on their stream, as JSON
 Events: listening{port}, accepted{connection}, request{connection, stream, headers},
 reset{connection, stream, code}, closed{connection}.
 """
@@ -26,6 +29,8 @@ import h2.exceptions
 
 from events import end_with_parent, tell
 
+BIG = b"x" * (1 << 20)
+
 
 class Origin(asyncio.Protocol):
     count = 0
@@ -33,7 +38,7 @@ class Origin(asyncio.Protocol):
     def connection_made(self, transport):
         Origin.count += 1
         self.number, self.transport = Origin.count, transport
-        self.paths, self.unsent, self.trailers = {}, {}, {}
+        self.paths, self.unsent, self.trailers, self.sent = {}, {}, {}, 0
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="latin-1"))
         self.h2.initiate_connection()
         self.flush()
@@ -92,6 +97,12 @@ class Origin(asyncio.Protocol):
             fields = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(body)))]
             self.h2.send_headers(stream, fields)
             self.h2.send_data(stream, body, end_stream=True)
+        elif path == "/sent":
+            waiting = [other for other in self.unsent if self.h2.local_flow_control_window(other) == 0]
+            body = json.dumps({"sent": self.sent, "waiting": len(waiting)}).encode()
+            self.answer(stream, body)
+        elif path == "/big":
+            self.answer(stream, BIG)
         elif path == "/reset":
             self.h2.send_headers(stream, [(":status", "200")])
             self.h2.send_data(stream, b"four")
@@ -104,6 +115,12 @@ class Origin(asyncio.Protocol):
             self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/octet-stream")])
             self.unsent[stream] = b""
 
+    def answer(self, stream, body):
+        """As far as the windows allow, and the rest when they do."""
+        self.h2.send_headers(stream, [(":status", "200"), ("content-length", str(len(body)))])
+        self.unsent[stream], self.trailers[stream] = body, [("x-origin", "end")]
+        self.send(stream)
+
     def send(self, stream):
         """As much of the echo as the windows allow, and the trailers once all of it is out."""
         unsent = self.unsent[stream]
@@ -112,6 +129,7 @@ class Origin(asyncio.Protocol):
             if room == 0:
                 break
             self.h2.send_data(stream, unsent[:room])
+            self.sent += room if self.paths[stream] == "/big" else 0
             unsent = unsent[room:]
         self.unsent[stream] = unsent
         trailers = self.trailers.get(stream, [])

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -24,12 +24,14 @@ pub(crate) struct Client {
     ca: Option<PathBuf>,
     /// The client's own certificate and key.
     shown: Option<(PathBuf, PathBuf)>,
+    /// Bytes that its kernel takes for it, if not as many as it likes.
+    room: Option<u32>,
 }
 
 impl Client {
     /// Plain HTTP to `address`; the Host is the address until [`Client::host`] says otherwise.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), ca: None, shown: None }
+        Self { address, host: address.to_string(), ca: None, shown: None, room: None }
     }
 
     /// HTTPS, trusting the CA of this PEM file only. The name in SNI is the host.
@@ -40,6 +42,11 @@ impl Client {
     /// The same with a certificate of its own, from PEM files.
     pub(crate) fn showing(self, chain: &Path, key: &Path) -> Self {
         Self { shown: Some((chain.to_owned(), key.to_owned())), ..self }
+    }
+
+    /// The same with room for about so many bytes that it has not read.
+    pub(crate) fn with_room(self, bytes: u32) -> Self {
+        Self { room: Some(bytes), ..self }
     }
 
     pub(crate) fn host(self, host: &str) -> Self {
@@ -90,7 +97,14 @@ impl Client {
 
     pub(crate) async fn try_connect(&self) -> io::Result<Connection> {
         within("connection", async {
-            let tcp = TcpStream::connect(self.address).await?;
+            let tcp = match self.room {
+                None => TcpStream::connect(self.address).await?,
+                Some(bytes) => {
+                    let socket = TcpSocket::new_v4()?;
+                    socket.set_recv_buffer_size(bytes)?;
+                    socket.connect(self.address).await?
+                }
+            };
             tcp.set_nodelay(true)?;
             let stream: Box<dyn Stream> = match &self.ca {
                 None => Box::new(tcp),
