@@ -25,16 +25,18 @@ pub(super) fn after_connect(exchange: &mut Exchange, error: &Error) -> bool {
         // So the engine's own connector has it.
         attempt.fail_dial(DialFailure::NoPort(io::ErrorKind::AddrNotAvailable.into()));
     }
+    let mut target = Target::Another;
     if let Some(DialFailure::NoPort(cause)) = attempt.dial_failure() {
         // Whether or not another server can help.
         exchange.shared.pressure.lack_port(&attempt.endpoint().label, cause);
+        target = Target::First;
     }
     // The engine's own connector leaves no mark; whatever it says, nothing was sent.
     let is_retryable = attempt.dial_failure().is_none_or(DialFailure::is_retryable);
     attempt.pool.spec().retry.after_connect
         && is_retryable
         && attempt.expired().is_none()
-        && take_attempt(exchange, Target::Another)
+        && take_attempt(exchange, target)
 }
 
 /// Whether a request may be sent again whose connection broke, or whose answer did not come in
@@ -82,6 +84,8 @@ pub(super) fn discarded(status: StatusCode) -> Box<Error> {
 /// Where another attempt may go.
 #[derive(Clone, Copy, PartialEq)]
 enum Target {
+    /// A server that was not tried, whatever the budget: nobody has been asked yet.
+    First,
     /// A server that was not tried.
     Another,
     /// Such a one, or else any.
@@ -100,10 +104,11 @@ fn take_attempt(exchange: &mut Exchange, target: Target) -> bool {
     exchange.tried.push(Arc::clone(attempt.endpoint()));
     let has_target = pool.has_untried(&exchange.tried)
         || (target == Target::AnotherIfAny && pool.is_available());
-    if has_target && exchange.retrying.is_none() {
+    let is_free = target == Target::First;
+    if has_target && !is_free && exchange.retrying.is_none() {
         exchange.retrying = pool.retry();
     }
-    let is_allowed = has_target && exchange.retrying.is_some();
+    let is_allowed = has_target && (is_free || exchange.retrying.is_some());
     if !is_allowed {
         exchange.tried.pop();
     }
