@@ -137,13 +137,29 @@ fn is_conversation(exchange: &Exchange) -> bool {
     speaks_h2 && exchange.negotiated.is_grpc_call()
 }
 
+/// Notes whether a backend's answer ends with its head (RFC 9112 §6.3).
+pub(super) fn begin(exchange: &Exchange, response: &ResponseHeader) {
+    let is_empty = response.headers.get(header::CONTENT_LENGTH).is_some_and(|value| value == "0");
+    let is_whole = match response.status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => true,
+        status if status.is_informational() => false,
+        _ => is_empty || exchange.head.method == Method::HEAD,
+    };
+    if let (true, Some(attempt)) = (is_whole, &exchange.attempt) {
+        attempt.note_answered();
+    }
+}
+
 /// Notes that a piece of a backend's body goes on to the client, and has it counted until that has
 /// taken it. On HTTP/1.1 the connection itself knows how it is taken, so small pieces are not worth
 /// their count.
-pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>) {
+pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>, is_end: bool) {
     const SMALL: usize = 4 << 10;
     let Some(attempt) = &exchange.attempt else { return };
     attempt.note_passed();
+    if is_end {
+        attempt.note_answered();
+    }
     let Some(bytes) = body.take_if(|bytes| exchange.watch.is_some() || bytes.len() > SMALL) else {
         return;
     };
@@ -188,16 +204,6 @@ pub(super) async fn expectation(session: &mut Session) -> Result<()> {
 /// Whether no other head follows one with this status. Behind a 101 comes another protocol.
 pub(super) fn is_final(status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()
-}
-
-/// Whether a backend's answer to a request with `method` ends with its head (RFC 9112 §6.3).
-pub(super) fn is_whole(method: &Method, response: &ResponseHeader) -> bool {
-    let is_empty = response.headers.get(header::CONTENT_LENGTH).is_some_and(|value| value == "0");
-    match response.status {
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => true,
-        status if status.is_informational() => false,
-        _ => is_empty || method == Method::HEAD,
-    }
 }
 
 /// Answers with `failure`, unless an answer has begun or the client is gone; then nothing can be

@@ -177,13 +177,6 @@ impl Exchange {
         }
     }
 
-    /// Notes that the backend's answer is complete.
-    pub(super) fn answered(&self) {
-        if let Some(attempt) = &self.attempt {
-            attempt.note_answered();
-        }
-    }
-
     /// Whether its connection closes after it, because the process or the listener ends or memory is
     /// short.
     #[must_use]

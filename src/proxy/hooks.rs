@@ -169,9 +169,7 @@ impl ProxyHttp for Hooks {
     where
         Self::CTX: Send + Sync,
     {
-        if answer::is_whole(&exchange.head.method, response) {
-            exchange.answered();
-        }
+        answer::begin(exchange, response);
         filtering::respond(exchange, session.req_header(), response)?;
         answer::fit(session, response);
         answer::detach(session, response);
@@ -187,10 +185,7 @@ impl ProxyHttp for Hooks {
     ) -> Result<Option<Duration>> {
         filtering::encode(exchange, body, is_end)?;
         if !session.was_upgraded() {
-            answer::carry(exchange, body);
-        }
-        if is_end {
-            exchange.answered();
+            answer::carry(exchange, body, is_end);
         }
         Ok(None)
     }
