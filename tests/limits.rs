@@ -4,6 +4,7 @@ mod idle;
 mod overload;
 mod pace;
 mod reader;
+mod unread;
 
 use crate::support::Gateway;
 

@@ -13,7 +13,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -91,6 +91,17 @@ impl H2Transport {
 }
 
 impl Outlet {
+    /// The connection is about to end: what the client does not take is forgotten at once where some
+    /// of it has not even left us, and after `patience` where the system has it.
+    pub(super) fn leave(&self, patience: Duration) {
+        let carrier = lock(&self.0);
+        if carrier.has_more {
+            carrier.transport.abandon();
+        } else {
+            carrier.transport.leave(patience);
+        }
+    }
+
     /// Polls `work`, which drives the h2 layer, and sends what was collected whenever it waits.
     ///
     /// Streams that are ready to answer get their turn first: their tasks stand in the same queue.

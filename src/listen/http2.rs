@@ -85,6 +85,7 @@ pub async fn serve(
     };
     let shared = Arc::clone(serving.around.engine.shared());
     outlet.sending(serving.run(&mut streams, shared.pressure.ear())).await;
+    outlet.leave(serving.limits.idle_timeout);
     drop((streams, outlet));
     // Whoever is not done by then is dropped with the set.
     let settled = async { while serving.tasks.join_next().await.is_some() {} };

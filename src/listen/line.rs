@@ -229,8 +229,10 @@ impl Line {
     pub async fn close(mut self, linger: Duration) {
         const LINGER_BYTES: usize = 1 << 20;
         let has_unread = self.has_unread();
+        let mut has_left = false;
         let polite = async {
             std::future::poll_fn(|cx| self.poll_drain(cx)).await?;
+            has_left = true;
             std::future::poll_fn(|cx| Pin::new(&mut self.transport).poll_shutdown(cx)).await?;
             let mut left = LINGER_BYTES;
             while has_unread && left > 0 {
@@ -244,6 +246,11 @@ impl Line {
         };
         // A client that is gone, or does not leave in time, is dropped like any other.
         let _ = tokio::time::timeout(linger, polite).await;
+        if has_left {
+            self.transport.leave(self.patience.send);
+        } else {
+            self.transport.abandon();
+        }
     }
 
     /// What the engine reads: head, body, then the client's end or an upgraded connection's bytes.
@@ -417,6 +424,7 @@ impl Line {
         let end = self.taking.wait(Instant::now);
         ready!(self.write_alarm.poll(cx, end));
         self.connection.fault(ClientFault::SlowReader);
+        self.transport.abandon();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -68,17 +69,35 @@ impl Downstream {
         let taken = stream.get_mut().1.writer().write_vectored(parts)?;
         if taken == count { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
-}
 
-impl Downstream {
     /// Whether the connection is no more, whatever there is still to read.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        let tcp = match self {
-            Self::Plain(tcp) => tcp,
+        !matches!(self.tcp().take_error(), Ok(None))
+    }
+
+    /// Makes its end a reset that forgets what has not left: for a client that takes nothing. The
+    /// system would keep megabytes for it for minutes, which no limit of ours counts.
+    pub fn abandon(&self) {
+        // A socket that cannot be set is gone already.
+        let _ = self.tcp().set_zero_linger();
+    }
+
+    /// Has the system forget what is left once the client has taken none of it for so long. For a
+    /// connection about to end: one that lives could lose it to a keep-alive that goes astray. Linux
+    /// only; others have limits of their own.
+    pub fn leave(&self, patience: Duration) {
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_user_timeout(Some(patience));
+        #[cfg(not(target_os = "linux"))]
+        let _ = patience;
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.get_ref().0.io,
-        };
-        !matches!(tcp.take_error(), Ok(None))
+        }
     }
 }
 
