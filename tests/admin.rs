@@ -1,10 +1,14 @@
 //! The admin listener: what it answers, and to whom.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::{Client, Gateway, Origin, field, run};
+use crate::support::{Client, Gateway, Origin, field, run, within};
 
 const SITES: &str = "listeners: { web: { bind: \"127.0.0.1:0\", protocol: http } }\n\
     sites: { \"*\": { routes: [ { respond: site } ] } }\n";
@@ -224,5 +228,56 @@ async fn an_admin_address_beyond_loopback_or_in_use_is_refused() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{address}: {said}");
         assert!(said.contains(text), "{address}: {said}");
+    }
+}
+
+/// As many connections as the admin listener has, that ask for this and take little of the answer.
+async fn crowd(address: SocketAddr, request: &[u8]) -> Vec<TcpStream> {
+    let mut crowd = Vec::new();
+    for _ in 0..64 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        // What the system keeps for a client grows with its segments.
+        SockRef::from(&socket).set_tcp_mss(536).unwrap();
+        let mut client = socket.connect(address).await.unwrap();
+        client.write_all(request).await.unwrap();
+        crowd.push(client);
+    }
+    crowd
+}
+
+#[tokio::test]
+async fn whoever_asks_and_reads_nothing_keeps_nobody_out_for_long() {
+    let body = "x".repeat(64 << 10);
+    let sites = SITES.replace("respond: site", &format!("respond: \"{body}\""));
+    let gateway = Gateway::start(sites).await;
+    let address = gateway.admin_address();
+    let started = Instant::now();
+    let crowd = crowd(address, &b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(8)).await;
+    let reply = within("room", Client::new(address).get("/live")).await;
+    assert_eq!(reply.status, 200);
+    assert!(started.elapsed() > Duration::from_secs(5), "nobody was kept out");
+    drop(crowd);
+}
+
+#[tokio::test]
+async fn connections_are_not_kept_for_ever_where_there_are_many() {
+    const LIVE: &[u8] = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let gateway = Gateway::start(SITES).await;
+    let address = gateway.admin_address();
+    let mut crowd = crowd(address, LIVE).await;
+    // Each asks often enough not to be silent for too long.
+    let asking = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for client in &mut crowd {
+                let _ = client.write_all(LIVE).await; // closed by then, perhaps
+            }
+        }
+    };
+    let client = Client::new(address);
+    tokio::select! {
+        () = asking => {}
+        reply = within("room", client.get("/live")) => assert_eq!(reply.status, 200),
     }
 }

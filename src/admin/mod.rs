@@ -11,6 +11,7 @@ mod guard;
 mod probe;
 mod server;
 mod status;
+mod taking;
 pub mod token;
 pub mod upgrade;
 

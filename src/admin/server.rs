@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::control::{Outcome, Stopping};
 use super::guard::{self, Question, Refusal, Rules};
+use super::taking::Taking;
 use super::{Desk, certs, status, upgrade};
 use crate::net::Host;
 use crate::proxy::pressure;
@@ -26,7 +27,11 @@ use crate::telemetry::metrics::CONTENT_TYPE;
 /// Connections at once; supervisors need few.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Time for a request's head, for its body, and for a connection without a request.
+/// Connections beyond which none is kept for longer than [`PATIENCE`] but for the request it is at.
+const CROWD: usize = MAX_CONNECTIONS / 2;
+
+/// Time for a request's head, for its body, for a client to take something of an answer, and for a
+/// connection without a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's head, and of its body: a chain and its key have ten thousand.
@@ -57,6 +62,8 @@ async fn accept(
     connections: &mut JoinSet<()>,
     close: &CancellationToken,
 ) {
+    // Held by each connection, so that each knows how many there are.
+    let crowd = Arc::new(());
     // A socket without an address is treated as one that everybody reaches.
     let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
     loop {
@@ -69,8 +76,8 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (desk, close) = (Arc::clone(&desk), close.clone());
-                connections.spawn(serve_connection(stream, desk, is_loopback, close));
+                let (desk, crowd, close) = (Arc::clone(&desk), Arc::clone(&crowd), close.clone());
+                connections.spawn(serve_connection(stream, desk, is_loopback, (crowd, close)));
             }
             Err(error) => {
                 if pressure::is_shortage(&error) {
@@ -88,7 +95,7 @@ async fn serve_connection(
     stream: TcpStream,
     desk: Arc<Desk>,
     is_loopback: bool,
-    close: CancellationToken,
+    (crowd, close): (Arc<()>, CancellationToken),
 ) {
     let service = service_fn(move |request| {
         let desk = Arc::clone(&desk);
@@ -98,17 +105,28 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(MOST)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Taking::new(stream, PATIENCE)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = close.cancelled() => {
+        () = async { tokio::select! { () = close.cancelled() => {}, () = outstay(&crowd) => {} } } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "lost an admin connection");
+    }
+}
+
+/// Ready when a connection has been there for long enough, and there are many.
+async fn outstay(crowd: &Arc<()>) {
+    loop {
+        tokio::time::sleep(PATIENCE).await;
+        // One is the listener's own.
+        if Arc::strong_count(crowd) > CROWD + 1 {
+            return;
+        }
     }
 }
 
