@@ -33,7 +33,7 @@ pub use self::buckets::{BUCKET_BYTES, Buckets, Draw, MOST_BUCKETS, Pace};
 pub use self::chains::Chains;
 use self::compress::Compress;
 pub use self::encoder::Encoder;
-use self::fields::SecurityHeaders;
+use self::fields::{RequestHeaders, SecurityHeaders};
 use self::rate_limit::RateLimit;
 pub use self::stack::{Finding, Passage, Stack};
 use crate::config::filter::{Filter, FilterKind, HeaderEdits, Mode};
@@ -131,7 +131,7 @@ enum Action {
     Access(Access),
     RateLimit(RateLimit),
     BodyLimit(u64),
-    RequestHeaders(HeaderEdits),
+    RequestHeaders(RequestHeaders),
     ResponseHeaders(HeaderEdits),
     Compress(Compress),
 }
@@ -150,7 +150,7 @@ impl Instance {
             FilterKind::Access(spec) => Action::Access(Access::new(spec)),
             FilterKind::RateLimit(spec) => Action::RateLimit(RateLimit::new(spec, limiter)),
             FilterKind::BodyLimit(bytes) => Action::BodyLimit(*bytes),
-            FilterKind::RequestHeaders(edits) => Action::RequestHeaders(edits.clone()),
+            FilterKind::RequestHeaders(edits) => Action::RequestHeaders(RequestHeaders::new(edits)),
             FilterKind::ResponseHeaders(edits) => Action::ResponseHeaders(edits.clone()),
             FilterKind::Compress(spec) => Action::Compress(Compress::new(spec)),
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimit};
+use super::fields::RequestHeaders;
 use super::{Action, Draw, Instance, Rejection, Request, Verdict, fields};
 use crate::config::filter::Coding;
 use crate::net::Fields;
@@ -152,12 +153,21 @@ impl Passage {
     }
 
     /// Changes what the backend gets.
+    /// Takes away what a client sends in the place of fields that [`edit_request`](Self::edit_request)
+    /// sets or removes, before anybody has added any.
+    pub fn drop_forged(&self, request: &mut impl Fields) {
+        self.request_headers().for_each(|headers| headers.drop_forged(request));
+    }
+
     pub fn edit_request(&self, request: &mut impl Fields) {
-        for action in self.stack.acting() {
-            if let Action::RequestHeaders(edits) = action {
-                fields::edit(request, edits);
-            }
-        }
+        self.request_headers().for_each(|headers| headers.apply(request));
+    }
+
+    fn request_headers(&self) -> impl Iterator<Item = &RequestHeaders> {
+        self.stack.acting().filter_map(|action| match action {
+            Action::RequestHeaders(headers) => Some(headers),
+            _ => None,
+        })
     }
 
     /// Changes what the client gets.

@@ -157,6 +157,9 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
         is_h2,
         certificate: connection.tls.as_ref().and_then(|tls| tls.certificate_fields()),
     };
+    if let Some(passage) = &exchange.passage {
+        passage.drop_forged(request);
+    }
     forward::request(request, &onward);
     let host = match &spec.host {
         HostHeader::Preserve => asked,

@@ -33,6 +33,28 @@ async fn backends_get_the_operators_fields_after_ours() {
 }
 
 #[tokio::test]
+async fn no_other_spelling_of_the_operators_fields_comes_from_clients() {
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin.url(), SITE).await;
+    let fields = "X_Env: forged\r\nx.env: forged\r\nX~ENV: forged\r\nX_Debug: forged\r\nX_Tag: kept\r\nX_Environment: kept\r\n";
+    let client = gateway.client_of("web").host("app.test");
+    client.send("GET", "/", fields, b"").await;
+    let streams = json!([
+        {"request": request(1, "GET", "/", &[("x_env", "forged"), ("x.debug", "forged"), ("x_tag", "kept"), ("x_environment", "kept")])},
+        {"wait": "end", "stream": 1},
+    ]);
+    play(&gateway, streams).await;
+    for received in &origin.received(2).await {
+        let forged: Vec<_> =
+            received.headers.iter().filter(|(_, value)| value == "forged").collect();
+        assert!(forged.is_empty(), "{forged:?}");
+        assert_eq!(received.values("x-env"), ["prod"]);
+        let kept = received.headers.iter().filter(|(_, value)| value == "kept");
+        assert_eq!(kept.count(), 2, "{:?}", received.headers);
+    }
+}
+
+#[tokio::test]
 async fn upgrades_get_the_fields_of_any_request() {
     let stage = Stage::open().await;
     let gateway = gateway(&stage.url(), SITE).await;
