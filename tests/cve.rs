@@ -380,7 +380,7 @@ async fn no_name_that_connection_lists_takes_away_what_backends_rely_on() {
 }
 
 /// Names by which some backend takes a client's word for its address, scheme, host or path.
-const ALIASES: [&str; 44] = [
+const ALIASES: [&str; 57] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
     "X-Forwarded-Host",
@@ -427,6 +427,19 @@ const ALIASES: [&str; 44] = [
     "Front-End-Https",
 ];
 
+    "X-Clientcert",
+    "X-True-Client-IP",
+    "Fly-Client-IP",
+    "X-Envoy-External-Address",
+    "X-Envoy-Original-Path",
+    "X-Azure-ClientIP",
+    "X-Azure-SocketIP",
+    "X-Appengine-User-IP",
+    "CloudFront-Viewer-Address",
+    "Remote-User",
+    "X-Remote-User",
+    "X-Forward-For",
+    "Forwarded-Proto",
 const SPOOF: &str = "6.6.6.6";
 
 /// What a backend may see that was a client's word.

@@ -45,7 +45,9 @@ pub(super) fn classify(name: &str) -> Class {
     let bytes = name.as_bytes();
     // No name that matters starts otherwise; most fields of a browser's request do.
     match bytes {
-        [b'c' | b'e'..=b'h' | b'k' | b'm' | b'p' | b't'..=b'x', ..] | [b's', b's', ..] => {}
+        [b'c' | b'e'..=b'h' | b'k' | b'm' | b'p' | b't'..=b'x', ..]
+        | [b's', b's', ..]
+        | [b'r', b'e', b'm', ..] => {}
         _ => return Class::EndToEnd,
     }
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
@@ -142,30 +144,62 @@ fn known(name: &[u8]) -> Class {
         // CGI programs take `Proxy` for their HTTP_PROXY (CVE-2016-5385); the others replace the
         // path that routes and filters decided on.
         b"proxy" | b"x-original-url" | b"x-original-uri" | b"x-rewrite-url" => Class::Forbidden,
-        b"client-cert" | b"client-cert-chain" | b"x-client-verify" => Class::Certificate,
-        _ if name.starts_with(b"x-client-cert") => Class::Certificate,
+        _ if is_about_certificates(name) => Class::Certificate,
         _ if is_claim(name) => Class::Claim,
         _ => Class::EndToEnd,
     }
 }
 
 /// Names by which some backend takes the word of whoever is in front of it for the client's
-/// address, scheme, host, certificate or user.
+/// certificate: ours, and those of IIS, nginx, HAProxy, Envoy, Traefik and load balancers.
+fn is_about_certificates(name: &[u8]) -> bool {
+    match name {
+        b"client-cert"
+        | b"client-cert-chain"
+        | b"ms-aspnetcore-clientcert"
+        | b"x-arr-clientcert"
+        | b"x-client-verify"
+        | b"x-clientcert" => true,
+        _ => {
+            name.starts_with(b"x-client-cert")
+                || name.starts_with(b"ssl-client-")
+                || name.starts_with(b"x-ssl-client-")
+                || name.starts_with(b"x-ssl-cert")
+                || name.starts_with(b"x-tls-client-")
+                || name.starts_with(b"x-amzn-mtls-")
+                || name.starts_with(b"x-forwarded-client-cert")
+                || name.starts_with(b"x-forwarded-tls-client-cert")
+        }
+    }
+}
+
+/// Names by which some backend takes the word of whoever is in front of it for the client's
+/// address, scheme, host or user.
 fn is_claim(name: &[u8]) -> bool {
     match name {
         b"cf-connecting-ip"
         | b"cf-connecting-ipv6"
         | b"client-ip"
+        | b"cloudfront-viewer-address"
         | b"fastly-client-ip"
+        | b"fly-client-ip"
         | b"forwarded-for"
         | b"forwarded-for-ip"
+        | b"forwarded-proto"
         | b"front-end-https"
         | b"proxy-client-ip"
+        | b"remote-user"
         | b"true-client-ip"
         | b"wl-proxy-client-ip"
         | b"wl-proxy-ssl"
+        | b"x-appengine-user-ip"
+        | b"x-azure-clientip"
+        | b"x-azure-socketip"
         | b"x-client-ip"
         | b"x-cluster-client-ip"
+        | b"x-envoy-external-address"
+        | b"x-envoy-original-path"
+        | b"x-forward-for"
         | b"x-forwarded"
         | b"x-host"
         | b"x-http-host-override"
@@ -176,18 +210,16 @@ fn is_claim(name: &[u8]) -> bool {
         | b"x-real-ip"
         | b"x-remote-addr"
         | b"x-remote-ip"
+        | b"x-remote-user"
         | b"x-scheme"
+        | b"x-true-client-ip"
         | b"x-url-scheme" => true,
-        // IIS in front of Kestrel has the second and third, a client's certificate included; the others
-        // speak of certificates for nginx, HAProxy and load balancers.
+        // IIS in front of Kestrel has the second and third.
         _ => {
             name.starts_with(b"x-forwarded-")
                 || name.starts_with(b"x-arr-")
                 || name.starts_with(b"ms-aspnetcore-")
-                || name.starts_with(b"ssl-client-")
                 || name.starts_with(b"x-ssl-")
-                || name.starts_with(b"x-tls-client-")
-                || name.starts_with(b"x-amzn-mtls-")
         }
     }
 }
@@ -206,9 +238,12 @@ mod tests {
             ("x-forwarded-for", Class::Ours),
             ("traceparent", Class::Ours),
             ("x-forwarded-prefix", Class::Claim),
-            ("x-forwarded-client-cert", Class::Claim),
+            ("x-forwarded-client-cert", Class::Certificate),
             ("x-real-ip", Class::Claim),
-            ("x-arr-clientcert", Class::Claim),
+            ("x-arr-clientcert", Class::Certificate),
+            ("x-arr-ssl", Class::Claim),
+            ("ms-aspnetcore-clientcert", Class::Certificate),
+            ("ms-aspnetcore-winauthtoken", Class::Claim),
             ("front-end-https", Class::Claim),
             ("wl-proxy-client-ip", Class::Claim),
             ("client-cert", Class::Certificate),
@@ -216,9 +251,12 @@ mod tests {
             ("x-client-verify", Class::Certificate),
             ("client_cert", Class::Forbidden),
             ("x_client-verify", Class::Forbidden),
-            ("ssl-client-s-dn", Class::Claim),
-            ("x-ssl-client-cert", Class::Claim),
-            ("x-amzn-mtls-clientcert", Class::Claim),
+            ("ssl-client-s-dn", Class::Certificate),
+            ("x-ssl-client-cert", Class::Certificate),
+            ("x-ssl-cipher", Class::Claim),
+            ("remote-user", Class::Claim),
+            ("remote_user", Class::Forbidden),
+            ("x-amzn-mtls-clientcert", Class::Certificate),
             ("ssl_client_verify", Class::Forbidden),
             ("proxy", Class::Forbidden),
             ("x-original-url", Class::Forbidden),
