@@ -16,7 +16,7 @@ pub(super) static LIMITS: Section = Section {
             "connections_per_ip",
             Count(0, 10_000_000),
             Text("0"),
-            "Client connections from one address; 0 is no limit.",
+            "Client connections from one address, of IPv6 from one /64; 0 is no limit.",
         ),
         Key::new(
             "requests",

@@ -26,7 +26,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::access::Access;
 pub use self::buckets::{BUCKET_BYTES, Buckets, Draw, MOST_BUCKETS, Pace};
@@ -48,8 +48,6 @@ pub struct Request<'a> {
     pub client: IpAddr,
     /// The length that its body is said to have, if it is.
     pub content_length: Option<u64>,
-    /// The present moment.
-    pub now: Instant,
 }
 
 /// What a filter says to a request.
@@ -256,7 +254,6 @@ mod tests {
             head: Box::leak(Box::new(head)),
             client: client.parse().unwrap(),
             content_length: None,
-            now: Instant::now(),
         }
     }
 

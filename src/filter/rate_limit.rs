@@ -4,7 +4,7 @@
 //! those that are let through as well, so that clients can slow down before they have to.
 
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,12 @@ use http::{HeaderName, HeaderValue};
 use super::buckets::{Buckets, Draw, Pace};
 use super::{Rejection, Request, Verdict};
 use crate::config::filter::{RateKey, RateLimit as Spec};
+use crate::net::customer;
 
 /// What is left of a quota, and until when.
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// The quota and its time.
 pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-
-/// Bits of an IPv6 address that tell one customer from another (RFC 6177 §2): who has a network
-/// has 2^64 addresses in it.
-const CUSTOMER: u32 = 64;
 
 /// Bytes that the longest value of `RateLimit` takes: a short name and two numbers.
 const STATE_BYTES: usize = 64;
@@ -69,9 +66,10 @@ impl RateLimit {
         }
     }
 
-    /// Takes a token for the request.
-    pub(super) fn judge(&self, request: &Request<'_>) -> (Verdict, Draw) {
-        let draw = self.buckets.draw(&self.key(request), self.pace, request.now);
+    /// Takes a token for the request, as of `now`: when a request began says when its client wants it
+    /// to have come, and heads held back would bring a burst of their own each.
+    pub(super) fn judge(&self, request: &Request<'_>, now: Instant) -> (Verdict, Draw) {
+        let draw = self.buckets.draw(&self.key(request), self.pace, now);
         let verdict = match draw.is_granted {
             true => Verdict::Continue,
             false => Verdict::Reject(Rejection::RateLimited { retry_after: draw.reset }),
@@ -113,17 +111,6 @@ impl RateLimit {
             }
         };
         value.map_or_else(|| Key::Address(customer(request.client)), Key::Value)
-    }
-}
-
-/// The address that stands for a client: of IPv6 its network.
-fn customer(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = address.to_bits() >> (128 - CUSTOMER) << (128 - CUSTOMER);
-            Ipv6Addr::from_bits(network).into()
-        }
-        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -213,9 +200,9 @@ mod tests {
                 false,
             ),
         ] {
-            let limiter = limiter(key, 1, 1);
+            let (limiter, now) = (limiter(key, 1, 1), Instant::now());
             let ask = |(client, fields): &(&str, HeaderMap)| {
-                let (verdict, _) = limiter.judge(&request(client, fields));
+                let (verdict, _) = limiter.judge(&request(client, fields), now);
                 verdict == Verdict::Continue
             };
             assert!(ask(&first), "{first:?}");
@@ -225,15 +212,15 @@ mod tests {
 
     #[test]
     fn fields_tell_quota_rest_and_time() {
-        let limiter = limiter(RateKey::ClientIp, 100, 2);
+        let (limiter, now) = (limiter(RateKey::ClientIp, 100, 2), Instant::now());
         assert_eq!(limiter.policy("default"), "\"default\";q=100;w=60");
         let fields = HeaderMap::new();
         let request = request("192.0.2.1", &fields);
         for expected in ["\"x\";r=1;t=1", "\"x\";r=0;t=1", "\"x\";r=0;t=1"] {
-            let (_, draw) = limiter.judge(&request);
+            let (_, draw) = limiter.judge(&request, now);
             assert_eq!(RateLimit::state("x", &draw), expected);
         }
-        let (verdict, _) = limiter.judge(&request);
+        let (verdict, _) = limiter.judge(&request, now);
         let Verdict::Reject(Rejection::RateLimited { retry_after }) = verdict else {
             panic!("{verdict:?}");
         };
@@ -254,15 +241,15 @@ mod tests {
     fn buckets_outlive_a_reload_while_the_key_stays() {
         let fields = HeaderMap::new();
         let request = request("192.0.2.1", &fields);
-        let limiter = limiter(RateKey::ClientIp, 1, 1);
-        assert_eq!(limiter.judge(&request).0, Verdict::Continue);
+        let (limiter, now) = (limiter(RateKey::ClientIp, 1, 1), Instant::now());
+        assert_eq!(limiter.judge(&request, now).0, Verdict::Continue);
         for (next, is_kept) in [
             (spec(RateKey::ClientIp, 1, 1), true),
             (spec(RateKey::ClientIp, 2, 1), true),
             (spec(RateKey::Cookie("a".to_owned()), 1, 1), false),
         ] {
             let next_limiter = RateLimit::new(&next, Some(&limiter));
-            let is_blocked = next_limiter.judge(&request).0 != Verdict::Continue;
+            let is_blocked = next_limiter.judge(&request, now).0 != Verdict::Continue;
             assert_eq!(is_blocked, is_kept, "{next:?}");
         }
     }

@@ -1,11 +1,12 @@
 //! What runs for one route, and one request's way through it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimit};
 use super::fields::RequestHeaders;
+use super::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimit};
 use super::{Action, Draw, Instance, Rejection, Request, Verdict, fields};
 use crate::config::filter::Coding;
 use crate::net::Fields;
@@ -117,7 +118,7 @@ impl Passage {
             }
             Action::BodyLimit(_) => Verdict::Continue,
             Action::RateLimit(limiter) => {
-                let (verdict, draw) = limiter.judge(request);
+                let (verdict, draw) = limiter.judge(request, Instant::now());
                 self.draws.push((at, draw));
                 verdict
             }
@@ -152,13 +153,13 @@ impl Passage {
         self.received = 0;
     }
 
-    /// Changes what the backend gets.
     /// Takes away what a client sends in the place of fields that [`edit_request`](Self::edit_request)
     /// sets or removes, before anybody has added any.
     pub fn drop_forged(&self, request: &mut impl Fields) {
         self.request_headers().for_each(|headers| headers.drop_forged(request));
     }
 
+    /// Changes what the backend gets.
     pub fn edit_request(&self, request: &mut impl Fields) {
         self.request_headers().for_each(|headers| headers.apply(request));
     }

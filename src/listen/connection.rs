@@ -18,6 +18,7 @@ use super::socket::{self, AcceptAction};
 use super::{http1, http2, proxy_protocol};
 use crate::config::listener::{Alpn, Listener, Protocol};
 use crate::config::process::Limits;
+use crate::net::customer;
 use crate::net::proxy_protocol::Said;
 use crate::proxy::connection::{Connection, ListenerFacts, TlsFacts};
 use crate::proxy::engine::Engine;
@@ -364,13 +365,13 @@ impl Census {
 }
 
 impl Counted {
-    /// Counts the connection for `address` as well, unless that would be more than allowed. Addresses
+    /// Counts the connection for `address`'s customer as well, unless that would be more than allowed. Addresses
     /// are counted only while `connections_per_ip` is set.
     fn count_for(&mut self, address: IpAddr, limits: &Limits) -> bool {
         if limits.connections_per_ip == 0 {
             return true;
         }
-        let address = address.to_canonical();
+        let address = customer(address);
         let by_address = self.census.by_address.lock();
         let mut by_address = by_address.unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(address).or_default();

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod cidr;
+mod customer;
 mod fields;
 mod head;
 mod host;
@@ -16,6 +17,7 @@ pub mod proxy_protocol;
 
 pub use alarm::Alarm;
 pub use cidr::{Cidr, CidrError, CidrSet};
+pub use customer::customer;
 pub use fields::Fields;
 pub use head::{LONGEST_METHOD, RequestHead};
 pub use host::{Host, HostError, HostName, HostNameError, HostNameRef, HostRef, unicode_form};

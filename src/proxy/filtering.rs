@@ -31,7 +31,7 @@ pub(super) fn enter(
     let client = exchange.client.as_ref().ok_or(Failure::Internal)?.address;
     let content_length = head.headers.get(header::CONTENT_LENGTH);
     let content_length = content_length.and_then(|value| value.to_str().ok()?.parse().ok());
-    let request = Request { head, client, content_length, now: exchange.started };
+    let request = Request { head, client, content_length };
     let id = &exchange.id;
     let (passage, verdict) = stack.enter(&request, &mut |finding| log(&finding, id));
     exchange.passage = Some(passage);

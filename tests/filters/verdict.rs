@@ -1,5 +1,7 @@
 //! `access`, `rate_limit` and `body_limit`: who is let through, and what the others are told.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{gateway, h2_values, play, request};
@@ -261,4 +263,30 @@ async fn limited(origin: &str) -> Gateway {
          filters: [ { body_limit: 1KiB } ] }\n",
     )
     .await
+}
+
+#[tokio::test]
+async fn heads_that_are_held_back_bring_no_burst_of_their_own() {
+    let gateway = gateway(
+        "",
+        "sites:\n  app.test: { https: both, certificate: internal, routes: [ { respond: in } ], \
+         filters: [ { rate_limit: { rate: 10/s, burst: 1 } } ] }\n",
+    )
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let mut client = web(&gateway).connect().await;
+        client.send(b"GET / HTTP/1.1\r\nHost: app.").await.unwrap();
+        clients.push(client);
+        tokio::time::sleep(Duration::from_millis(105)).await;
+    }
+    for client in &mut clients {
+        client.send(b"test\r\n\r\n").await.unwrap();
+    }
+    let mut served = 0;
+    for client in &mut clients {
+        served += usize::from(client.read_reply(false).await.unwrap().status == 200);
+    }
+    // All came at one moment; it may be a long one.
+    assert!((1..=6).contains(&served), "{served} of 12");
 }

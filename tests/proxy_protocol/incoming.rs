@@ -349,6 +349,14 @@ async fn connections_are_counted_by_the_client_and_not_by_the_sender() {
         kept.push(client);
     }
     assert_eq!(ask(&gateway, &v2_of("203.0.113.7:2", TO)).await, None);
+    // Of IPv6 a client has a network, as for `rate_limit`.
+    let six = |source: &str| v2_of(&format!("[{source}]:1"), "[2001:db8::1]:443");
+    let mut client = connect(&gateway).await;
+    client.send(&[&six("2001:db8:1:2::3"), GET.as_bytes()].concat()).await.unwrap();
+    assert_eq!(client.read_reply(false).await.unwrap().status, 200);
+    kept.push(client);
+    assert_eq!(ask(&gateway, &six("2001:db8:1:2:ffff::4")).await, None);
+    assert_eq!(ask(&gateway, &six("2001:db8:1:3::3")).await, Some(200));
     kept.clear();
     within("room again", async {
         while ask(&gateway, &v2_of("203.0.113.7:3", TO)).await.is_none() {}
