@@ -5,7 +5,7 @@ mod secret;
 
 use serde_json::Value;
 
-use crate::support::{Gateway, Origin, field, run};
+use crate::support::{Gateway, Origin, closed, field, run};
 
 /// A gateway over plain http and https before `origin`, with `more` in its configuration.
 async fn gateway(origin: &str, more: &str) -> Gateway {
@@ -167,7 +167,7 @@ async fn an_access_line_is_complete() {
 
 #[tokio::test]
 async fn a_failed_backend_is_named_with_its_reason_and_the_request() {
-    let closed = crate::support::closed();
+    let closed = closed();
     let gateway = gateway(&format!("http://{closed}"), "").await;
     let reply = gateway.client_of("web").host("app.test").get("/x").await;
     assert_eq!(reply.status, 502);
@@ -201,5 +201,48 @@ async fn levels_formats_and_destinations_are_honoured() {
     debug.exit_status().await;
     for line in quiet.log().all() {
         assert!(field(&line, "target").as_str().unwrap().starts_with("wardgate::app"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn failures_of_a_pool_are_told_once_and_by_name() {
+    let gateway = gateway(&format!("http://{}", closed()), "").await;
+    let client = gateway.client_of("web").host("app.test");
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status, 502);
+    }
+    let origin = Origin::start().await;
+    origin.hold();
+    let full = "{ servers: \"ORIGIN\", limits: { connections: 1, pending: 0 } }";
+    let full = Gateway::start(
+        "listeners: { web: { bind: \"127.0.0.1:0\", protocol: http } }\n\
+         sites: { app.test: { https: both, upstream: shop } }\n\
+         upstreams: { shop: FULL }\n"
+            .replace("FULL", &full.replace("ORIGIN", &origin.url())),
+    )
+    .await;
+    let client = full.client_of("web").host("app.test");
+    let first = tokio::spawn({
+        let client = full.client_of("web").host("app.test");
+        async move { client.get("/first").await }
+    });
+    origin.received(1).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status, 503);
+    }
+    origin.release();
+    first.await.unwrap();
+    for (gateway, token, lines) in [(&gateway, "upstream_refused", 20), (&full, "pool_full", 21)] {
+        gateway.wait_accesses(lines, |_| true).await;
+        let log = gateway.log().all();
+        let told: Vec<_> = log.iter().filter(|line| field(line, "message") == "failed").collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(
+            (field(told[0], "level"), field(told[0], "error.type"), field(told[0], "pool")),
+            (&"warn".into(), &token.into(), &"shop".into())
+        );
+        assert_eq!(field(told[0], "count"), 1);
+        let error = field(told[0], "error").as_str().unwrap();
+        assert!(error.len() > 10 && !error.contains("HTTPStatus"), "{error}");
     }
 }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::generation::Generation;
 use super::pressure::Pressure;
+use super::told::FailuresTold;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::tls::CertStore;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// What the process is short of.
     pub pressure: Pressure,
+    /// What the log was told of failures.
+    pub(super) failures: FailuresTold,
     requests: AtomicUsize,
     panics: AtomicU64,
     /// Access lines that logs dropped which are replaced.
@@ -47,6 +50,7 @@ impl Shared {
             access: ArcSwap::new(access),
             metrics,
             pressure: Pressure::default(),
+            failures: FailuresTold::default(),
             requests: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             lines_dropped: AtomicU64::new(0),

@@ -37,5 +37,6 @@ pub mod reply;
 pub mod response_check;
 mod retry;
 mod scrape;
+mod told;
 pub mod trace;
 pub mod watch;

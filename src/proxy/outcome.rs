@@ -65,12 +65,31 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
         Some(DialFailure::NoPort(_)) => return,
         _ => {}
     }
-    let pool = attempt.map_or("", |attempt| attempt.pool.name());
+    let pool = pool(exchange);
     let cause: &dyn fmt::Display = match attempt.and_then(|attempt| attempt.dial_failure()) {
         Some(dial) => &Chain(dial),
+        // Our own, which says no more than the status.
+        None if matches!(error.etype(), ErrorType::HTTPStatus(_)) => {
+            &failure.reason().unwrap_or_else(|| failure.text())
+        }
         None => &Summary(error),
     };
-    tracing::warn!(request_id = %exchange.id, pool, endpoint, error.type = failure.token(), error = %cause, "failed");
+    let (id, token) = (&exchange.id, failure.token());
+    match exchange.shared.failures.count(pool, failure) {
+        Some(count) => {
+            tracing::warn!(request_id = %id, pool, endpoint, error.type = token, error = %cause, count, "failed");
+        }
+        None => {
+            tracing::debug!(request_id = %id, pool, endpoint, error.type = token, error = %cause, "failed");
+        }
+    }
+}
+
+/// The name of the exchange's pool, if it has come so far as to have one.
+fn pool(exchange: &Exchange) -> &str {
+    let spec = exchange.generation.as_ref().zip(exchange.pool);
+    let spec = spec.and_then(|(generation, pool)| generation.config.upstreams.get(pool));
+    spec.map_or("", |spec| spec.name.as_str())
 }
 
 /// An engine's error in one line, without the bytes that it quotes: a response's head may hold

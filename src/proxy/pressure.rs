@@ -7,12 +7,12 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+use super::told::Told;
 
 /// How short of memory the process is.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -30,9 +30,6 @@ pub enum Level {
 /// One idle connection in so many closes each time that room is asked for: all at once would all
 /// come back at once.
 const ONE_IN: u8 = 4;
-
-/// Least time between two lines of the log about the same shortage.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Whether `error` says that the system had no descriptor or memory for a socket. Most of these numbers
 /// have no [`io::ErrorKind`].
@@ -68,22 +65,6 @@ pub struct Pressure {
     relieved: AtomicU64,
     descriptors_told: Told,
     ports_told: Told,
-}
-
-/// When the log was last told of a shortage, and how often it was met with since.
-#[derive(Debug, Default)]
-struct Told(Mutex<(Option<Instant>, u64)>);
-
-impl Told {
-    /// Counts one more time; returns how many the log is to be told of now.
-    fn count(&self) -> Option<u64> {
-        let now = Instant::now();
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, count) = &mut *told;
-        *count += 1;
-        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= SILENCE);
-        is_due.then(|| std::mem::replace(&mut *told, (Some(now), 0)).1)
-    }
 }
 
 impl Pressure {
@@ -287,13 +268,5 @@ mod tests {
         pressure.lack_port("http://localhost:1", &"no port");
         assert_eq!(pressure.calls.load(Ordering::SeqCst), 0);
         assert!(!pressure.lacks_descriptors());
-    }
-
-    #[test]
-    fn the_log_is_told_once_and_then_of_all_since() {
-        let told = Told::default();
-        assert_eq!([told.count(), told.count(), told.count()], [Some(1), None, None]);
-        told.0.lock().unwrap().0 = Instant::now().checked_sub(SILENCE);
-        assert_eq!([told.count(), told.count()], [Some(3), None]);
     }
 }
