@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Client, Gateway, Origin, Peer, Received, Shown, field, hold_against_sources, run,
+    Answer, Client, Gateway, Origin, Peer, Received, Shown, Stage, field, hold_against_sources,
+    run, within,
 };
 
 use Shown::{By, Not};
@@ -106,6 +107,7 @@ const CLASSES: &[(&str, &str, Shown)] = &[
         "GHSA-5m6w-wvh7-57vm",
         By(&[
             "no_alias_of_a_forwarded_field_reaches_the_backend",
+            "no_trailer_of_a_request_reaches_a_backend",
             "the_backend_learns_who_asks_from_us_alone",
         ]),
     ),
@@ -425,8 +427,6 @@ const ALIASES: [&str; 57] = [
     "X-Scheme",
     "X-Url-Scheme",
     "Front-End-Https",
-];
-
     "X-Clientcert",
     "X-True-Client-IP",
     "Fly-Client-IP",
@@ -440,6 +440,8 @@ const ALIASES: [&str; 57] = [
     "X-Remote-User",
     "X-Forward-For",
     "Forwarded-Proto",
+];
+
 const SPOOF: &str = "6.6.6.6";
 
 /// What a backend may see that was a client's word.
@@ -754,4 +756,67 @@ async fn garbage_leaves_the_same_process_and_an_idle_one() {
     let metrics = admin.get("/metrics").await.text();
     assert!(metrics.contains("\nwardgate_panics_total 0\n"), "{metrics}");
     gateway.wait_access(|line| field(line, "url.path") == "/after").await;
+}
+
+#[tokio::test]
+async fn no_trailer_of_a_request_reaches_a_backend() {
+    // HTTP/1.1 refuses the first of them.
+    const NAMES: [&str; 9] = [
+        "x-forwarded-for",
+        "x-real-ip",
+        "x-request-id",
+        "x.forwarded.for",
+        "x-client-verify",
+        "client-cert",
+        "remote-user",
+        "x-user",
+        "x-sum",
+    ];
+    let trailers: String = NAMES[3..].iter().map(|name| format!("{name}: {SPOOF}\r\n")).collect();
+    let chunked = format!(
+        "POST /echo HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\n{trailers}\r\n"
+    );
+    let pairs = Value::from_iter(NAMES.iter().map(|name| json!([name, SPOOF])));
+    let mut post = stream(1, "app.test", "/echo", &[]);
+    post["request"]["headers"][0][1] = json!("POST");
+    (post["request"]["body"], post["request"]["trailers"]) = (json!("abc"), pairs);
+    let yaml = |url: &str, protocol: &str| {
+        format!(
+            "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http, alpn: [h2, http/1.1] }} }}\n\
+             sites: {{ app.test: {{ https: both, upstream: app }} }}\n\
+             upstreams: {{ app: {{ servers: [\"{url}\"], protocol: {protocol} }} }}\n"
+        )
+    };
+
+    let stage = Stage::open().await;
+    let gateway = Gateway::start(yaml(&stage.url(), "http/1.1")).await;
+    let mut client = gateway.client().connect().await;
+    client.send(chunked.as_bytes()).await.unwrap();
+    let asking = tokio::spawn({
+        let address = gateway.address("web").to_string();
+        let steps = json!([post.clone(), {"wait": "end", "stream": 1}]);
+        Peer::run_result("h2_client.py", json!({"address": address, "steps": steps}))
+    });
+    for _ in 0..2 {
+        let (mut backend, _) = stage.accept_head().await;
+        let body = within("body", backend.read_until(b"\r\n0\r\n")).await.unwrap();
+        assert!(String::from_utf8_lossy(&body).contains("abc"));
+        let end = within("end", backend.read_until(b"\r\n")).await.unwrap();
+        assert_eq!(end, b"\r\n", "and no trailer");
+        backend.send(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await.unwrap();
+    }
+    assert_eq!(client.read_reply(false).await.unwrap().status, 204);
+    asking.await.unwrap();
+
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = Gateway::start(yaml(&format!("http://{}", origin.address()), "h2c")).await;
+    let result = play(&gateway, [post]).await.remove(0);
+    assert_eq!(result["streams"]["1"]["body"], "abc", "{result}");
+    assert_eq!(result["streams"]["1"]["trailers"], json!([["x-origin", "end"]]), "{result}");
+    let mut client = gateway.client().connect().await;
+    client.send(chunked.as_bytes()).await.unwrap();
+    let reply = client.read_reply(false).await.unwrap();
+    assert_eq!((reply.status, reply.text()), (200, "abc".to_owned()));
+    assert!(reply.headers.iter().all(|(_, value)| value != SPOOF), "{:?}", reply.headers);
 }
