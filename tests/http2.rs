@@ -791,6 +791,32 @@ async fn silence_is_ended_by_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_head_that_drips_ends_the_connection_whatever_else_it_carries() {
+    let origin = Origin::start().await;
+    origin.hold();
+    let gateway = gateway(&origin.url(), "limits: { request_header_timeout: 500ms }").await;
+    // A frame that comes byte by byte, and a block that comes frame by frame.
+    let whole = frame(1, 4, 3, &[0x82; 30]);
+    let bytes = (18..whole.len()).step_by(2).map(|at| whole[at..at + 2].to_owned());
+    let dripping: Vec<_> = std::iter::once(whole[..18].to_owned()).chain(bytes).collect();
+    let mut frames = vec![frame(1, 0, 3, &[0x82]), frame(9, 0, 3, &[0x84])];
+    frames.resize(10, String::new());
+    for (number, pieces) in [dripping, frames].into_iter().enumerate() {
+        // Settings are exchanged by then: whatever comes within a head is an error.
+        let mut steps = vec![json!({"request": request(1, "GET", "/held")}), json!({"pause": 0.3})];
+        for piece in pieces {
+            steps.extend([json!({"raw": piece}), json!({"pause": 0.1})]);
+        }
+        steps.push(json!({"wait": "closed"}));
+        let result = Peer::result("h2_client.py", &scenario(&gateway, json!(steps))).await;
+        assert_eq!(result["closed"], true, "{result}");
+        let is_late = |line: &Value| field(line, "error.type") == "request_timeout";
+        gateway.wait_accesses(number + 1, is_late).await;
+    }
+    origin.release();
+}
+
+#[tokio::test]
 async fn a_backend_that_takes_its_time_with_a_body_is_not_the_clients_fault() {
     const SIZE: usize = 16 << 20;
     let stage = Stage::open().await;

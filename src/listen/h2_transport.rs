@@ -91,6 +91,11 @@ impl H2Transport {
 }
 
 impl Outlet {
+    /// When the head began to arrive that is arriving, if one is.
+    pub(super) fn head_since(&self) -> Option<Instant> {
+        lock(&self.0).watch.block_since()
+    }
+
     /// The connection is about to end: what the client does not take is forgotten at once where some
     /// of it has not even left us, and after `patience` where the system has it.
     pub(super) fn leave(&self, patience: Duration) {

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -16,11 +17,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::connection::Surroundings;
-use super::h2_transport::H2Transport;
+use super::h2_transport::{H2Transport, Outlet};
 use super::loan::digest;
 use crate::config::process::Limits;
 use crate::net::Alarm;
 use crate::proxy::connection::Connection;
+use crate::proxy::failure::Failure;
 use crate::proxy::pressure::Ear;
 use crate::proxy::refuse;
 use crate::proxy::watch::{StreamWatch, Streams as OpenStreams};
@@ -84,7 +86,7 @@ pub async fn serve(
         around,
     };
     let shared = Arc::clone(serving.around.engine.shared());
-    outlet.sending(serving.run(&mut streams, shared.pressure.ear())).await;
+    outlet.sending(serving.run(&mut streams, &outlet, shared.pressure.ear())).await;
     outlet.leave(serving.limits.idle_timeout);
     drop((streams, outlet));
     // Whoever is not done by then is dropped with the set.
@@ -144,11 +146,12 @@ struct Idle {
 impl Serving {
     /// Takes streams until there can be no more. Polling for the next one is what drives the
     /// connection; nothing is lost when a branch beside it wins.
-    async fn run(&mut self, streams: &mut Streams, mut ear: Ear<'_>) {
+    async fn run(&mut self, streams: &mut Streams, outlet: &Outlet, mut ear: Ear<'_>) {
         // For as long as the connection: listening anew each time would take locks, one of which all
         // connections share.
         let (leave, flood) = (self.around.leave.clone(), Arc::clone(&self.flood));
         let (mut leaving, mut flooded) = (pin!(leave.cancelled()), pin!(flood.notified()));
+        let mut late = Alarm::default();
         loop {
             let patience = if self.is_leaving { FAREWELL } else { self.limits.idle_timeout };
             let accepted = tokio::select! {
@@ -165,6 +168,10 @@ impl Serving {
                     continue;
                 }
                 accepted = HttpSession::from_h2_conn(streams, Arc::clone(&self.digest)) => accepted,
+                // After what reads, so that it sees what has come.
+                since = is_late(outlet, &mut late, self.limits.request_header_timeout) => {
+                    return self.give_up(streams, since).await;
+                }
                 () = poll_fn(|cx| ear.poll(cx)), if self.tasks.is_empty() && !self.is_leaving => {
                     self.leave(streams);
                     continue;
@@ -179,7 +186,8 @@ impl Serving {
             match accepted {
                 Ok(Some(H2Accept::Session(session))) => self.start(session),
                 Ok(Some(H2Accept::Rejected)) => {
-                    refuse::note_malformed(self.around.engine.shared(), &self.connection);
+                    let failure = Failure::BadRequest("the request is malformed");
+                    self.note(Instant::now(), failure);
                     self.malformed += 1;
                     if self.malformed >= MAX_MALFORMED {
                         return self.calm(streams).await;
@@ -208,15 +216,39 @@ impl Serving {
         self.idle.since = Instant::now();
     }
 
+    /// Writes the access line of a stream that became no request.
+    fn note(&self, started: Instant, failure: Failure) {
+        refuse::note_stream(self.around.engine.shared(), &self.connection, started, failure);
+    }
+
+    /// Ends the connection of a client whose head does not arrive: nothing else can come behind it.
+    async fn give_up(&self, streams: &mut Streams, since: Instant) {
+        self.note(since, Failure::RequestTimeout);
+        Self::end(streams, h2::Reason::NO_ERROR).await;
+    }
+
     /// Ends the connection of a client that floods it.
     async fn calm(&self, streams: &mut Streams) {
         let client = self.connection.peer.ip();
         let listener = &self.connection.listener.name;
         tracing::info!(%listener, client.address = %client, "closed a flooding connection");
-        streams.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        Self::end(streams, h2::Reason::ENHANCE_YOUR_CALM).await;
+    }
+
+    async fn end(streams: &mut Streams, reason: h2::Reason) {
+        streams.abrupt_shutdown(reason);
         // The farewell is a courtesy.
         let _ = tokio::time::timeout(FAREWELL, poll_fn(|cx| streams.poll_closed(cx))).await;
     }
+}
+
+/// Ready when a head has been arriving for longer than `limit`; with the moment when it began.
+async fn is_late(outlet: &Outlet, alarm: &mut Alarm, limit: Duration) -> Instant {
+    let late = poll_fn(|cx| match outlet.head_since() {
+        Some(since) => alarm.poll(cx, since + limit).map(|()| since),
+        None => Poll::Pending,
+    });
+    late.await
 }
 
 impl Idle {

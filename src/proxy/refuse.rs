@@ -83,12 +83,18 @@ fn answer(exchange: &mut Exchange, failure: Failure) -> Vec<u8> {
     bytes
 }
 
-/// Writes the access line of an HTTP/2 stream that the h2 layer refused before it became a request.
-/// What it asked for, and whether it got 400 or a reset, that layer keeps to itself.
-pub fn note_malformed(shared: &Arc<Shared>, connection: &Arc<Connection>) {
+/// Writes the access line of an HTTP/2 stream that became no request: the h2 layer refused it, and
+/// keeps to itself what it asked for and whether it got 400 or a reset; or its head did not arrive.
+pub fn note_stream(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    started: Instant,
+    failure: Failure,
+) {
     let mut exchange = Exchange::new(Arc::clone(shared));
+    exchange.started = started;
     exchange.connection = Some(Arc::clone(connection));
-    exchange.failure = Some(Failure::BadRequest("the request is malformed"));
+    exchange.failure = Some(failure);
     exchange.head.protocol = "2";
 }
 
