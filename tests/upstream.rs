@@ -2,6 +2,7 @@
 //! retries, TLS.
 
 mod fault;
+mod h2;
 mod health;
 mod pool;
 mod retry;

@@ -16,7 +16,6 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::filtering;
 use super::reply::Reply;
-use crate::config::upstream::UpstreamProtocol;
 use crate::net::Pace;
 
 /// Sends `reply` as the whole answer.
@@ -132,8 +131,7 @@ pub(super) fn await_body(session: &mut Session, exchange: &Exchange) {
 /// Whether client and server may both be silent for as long as they have nothing to say: a gRPC call
 /// to a server that speaks HTTP/2, without which there is none.
 fn is_conversation(exchange: &Exchange) -> bool {
-    let protocol = exchange.attempt.as_ref().map(|attempt| attempt.pool.spec().protocol);
-    let speaks_h2 = protocol.is_some_and(|protocol| protocol != UpstreamProtocol::Http1);
+    let speaks_h2 = exchange.attempt.as_ref().is_some_and(|attempt| attempt.is_engines_own());
     speaks_h2 && exchange.negotiated.is_grpc_call()
 }
 
@@ -157,6 +155,7 @@ pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>, is_end: bool)
     const SMALL: usize = 4 << 10;
     let Some(attempt) = &exchange.attempt else { return };
     attempt.note_passed();
+    attempt.note_more();
     if is_end {
         attempt.note_answered();
     }
@@ -164,6 +163,9 @@ pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>, is_end: bool)
         return;
     };
     let flight = attempt.flight();
+    if attempt.is_engines_own() {
+        flight.time();
+    }
     if let (Some(watch), Some(generation)) = (&exchange.watch, &exchange.generation) {
         let limits = &generation.config.limits;
         watch.owe(flight, || Pace::new(limits.idle_timeout, limits.min_rate));
@@ -172,9 +174,9 @@ pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>, is_end: bool)
 }
 
 /// Has a piece of a body on its way to the server counted as waiting for that, where the patience with
-/// the client depends on it. On HTTP/1.1 its bytes are waited for only while they are read.
+/// the client, or with the server, depends on it.
 pub(super) fn carry_up(exchange: &Exchange, body: &mut Option<Bytes>) {
-    if let (Some(attempt), true) = (&exchange.attempt, exchange.watch.is_some()) {
+    if let Some(attempt) = &exchange.attempt {
         *body = body.take().map(|bytes| attempt.carry_up(bytes));
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -12,9 +12,12 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::sync::watch;
 
+use super::connection::{ClientFault, Connection};
 use super::gateway::Shared;
 use super::hooks::Hooks;
 use super::trace::RequestId;
+use crate::net::Alarm;
+use crate::upstream::Attempt;
 
 /// Most attempts at one request that the engine allows; how many there are is decided per pool.
 const MAX_ATTEMPTS: usize = 64;
@@ -22,6 +25,16 @@ const MAX_ATTEMPTS: usize = 64;
 tokio::task_local! {
     /// The id of the request that the present task is at.
     static REQUEST: RefCell<Option<RequestId>>;
+    /// What the present task's server may not keep waiting for ever.
+    static AWAITED: RefCell<Option<Awaited>>;
+}
+
+/// An attempt over a connection of the engine's own.
+#[derive(Debug)]
+struct Awaited {
+    attempt: Arc<Attempt>,
+    /// Where the answer goes when the engine cannot give it. HTTP/1.1 only.
+    client: Option<Arc<Connection>>,
 }
 
 /// The id of the request that the present task is at, if it is at one: for the report of a panic.
@@ -34,6 +47,30 @@ pub fn present_request() -> Option<RequestId> {
 pub(super) fn note_request(id: &RequestId) {
     // Outside the engine, as in tests, there is nobody to ask for it.
     let _ = REQUEST.try_with(|request| request.replace(Some(id.clone())));
+}
+
+/// From here on `attempt` is what the present task waits for; with `None` nothing is. `client` is the
+/// connection of a client that speaks HTTP/1.1.
+pub(super) fn note_attempt(attempt: Option<&Arc<Attempt>>, client: Option<&Arc<Connection>>) {
+    let awaited =
+        attempt.map(|attempt| Awaited { attempt: Arc::clone(attempt), client: client.cloned() });
+    // Outside the engine nobody waits.
+    let _ = AWAITED.try_with(|place| place.replace(awaited));
+}
+
+/// Ready when the server of the present task has kept it waiting for too long.
+fn poll_lapse(cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<()> {
+    AWAITED.with(|place| {
+        let place = place.borrow();
+        let Some(Awaited { attempt, client }) = place.as_ref() else { return Poll::Pending };
+        let Some((end, which)) = attempt.lapse() else { return Poll::Pending };
+        ready!(alarm.poll(cx, end));
+        attempt.expire(which);
+        if let Some(client) = client {
+            client.fault(ClientFault::Deadline);
+        }
+        Poll::Ready(())
+    })
 }
 
 /// The proxy engine. One for the process: it owns the HTTP/2 connections to servers.
@@ -91,7 +128,8 @@ impl Engine {
     /// connection's task keeps the room of all it awaits for as long as it lives.
     pub fn serve(&self, session: ServerSession) -> impl Future<Output = Served> + Send {
         let work = self.proxy.process_new_http(session, &self.is_stopping);
-        let work = REQUEST.scope(RefCell::default(), Contained(work));
+        let work = Watched { work: Contained(work), alarm: Alarm::default() };
+        let work = REQUEST.scope(RefCell::default(), AWAITED.scope(RefCell::default(), work));
         async move {
             match work.await {
                 Ok(Some(_)) => Served::Kept,
@@ -108,6 +146,25 @@ impl Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// Work that is given up when a server keeps it waiting for too long. Whoever gives it up drops it,
+/// which ends the exchange.
+struct Watched<F> {
+    work: F,
+    alarm: Alarm,
+}
+
+impl<T, F: Future<Output = Result<Option<T>, ()>> + Unpin> Future for Watched<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { work, alarm } = self.get_mut();
+        match Pin::new(work).poll(cx) {
+            Poll::Pending => poll_lapse(cx, alarm).map(|()| Ok(None)),
+            done => done,
+        }
     }
 }
 

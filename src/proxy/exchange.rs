@@ -166,6 +166,14 @@ impl Exchange {
         }
     }
 
+    /// Notes that the request's head goes to the server, with all that there is if `is_whole`.
+    pub fn send(&self, is_whole: bool) {
+        let attempt = self.attempt.as_ref().filter(|attempt| attempt.is_engines_own());
+        if let (true, Some(attempt)) = (is_whole, attempt) {
+            attempt.note_uploaded();
+        }
+    }
+
     /// Notes bytes of the request's body.
     pub fn received(&mut self, bytes: usize, is_end: bool) {
         self.answer.request_bytes += bytes as u64;
@@ -210,6 +218,11 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(failure) = self.watch.as_ref().and_then(|watch| watch.expired()) {
             self.failure.get_or_insert(failure);
+        }
+        if !self.answer.is_concluded
+            && let Some(expired) = self.attempt.as_ref().and_then(|attempt| attempt.expired())
+        {
+            self.failure.get_or_insert_with(|| super::outcome::lapse(expired));
         }
         // An engine's context that never saw a request is no exchange.
         if self.connection.is_some() {

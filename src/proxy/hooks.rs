@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::gateway::Shared;
-use super::{answer, filtering, onward, outcome, retry};
+use super::{answer, engine, filtering, onward, outcome, retry};
 
 /// The gateway as the engine sees it.
 #[derive(Debug)]
@@ -122,10 +122,11 @@ impl ProxyHttp for Hooks {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        exchange.send(session.is_body_done());
         onward::rewrite(exchange, request).map_err(|failure| stop(exchange, failure))
     }
 
@@ -206,6 +207,7 @@ impl ProxyHttp for Hooks {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        engine::note_attempt(None, None);
         let is_retried = retry::after_connect(exchange, &error);
         error.set_retry(is_retried);
         error
@@ -219,6 +221,7 @@ impl ProxyHttp for Hooks {
         exchange: &mut Exchange,
         _reused: bool,
     ) -> Box<Error> {
+        engine::note_attempt(None, None);
         let is_replayable = !session.as_ref().retry_buffer_truncated();
         error.set_retry(retry::after_break(exchange, &error, is_replayable));
         error

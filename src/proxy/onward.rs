@@ -10,6 +10,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::connection::ClientFault;
+use super::engine;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::{self, Onward};
@@ -18,6 +19,7 @@ use super::response_check::check_response;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
 use crate::net::Fields;
 use crate::upstream::endpoint::Occupied;
+use crate::upstream::vigil::SHORT_BODY;
 use crate::upstream::{Attempt, Phase, Pool, flight, peer};
 
 /// The server for the next attempt at the session's request, as the engine sees it.
@@ -28,7 +30,7 @@ pub(super) async fn next_peer(
     session: &mut Session,
     exchange: &mut Exchange,
 ) -> Result<Box<HttpPeer>, Failure> {
-    let is_personal = identity::is_in_request(&session.req_header().headers);
+    let traits = Traits::of(session, exchange);
     let keep_body = |exchange: &Exchange, is_kept| {
         if let Some(connection) = exchange.connection.as_ref().filter(|_| !exchange.is_h2()) {
             connection.keep_body(is_kept);
@@ -37,7 +39,7 @@ pub(super) async fn next_peer(
     keep_body(exchange, true);
     let peer = tokio::select! {
         biased; // mostly there is a server at once
-        peer = pick_peer(exchange, is_personal) => Some(peer),
+        peer = pick_peer(exchange, traits) => Some(peer),
         () = gone(session.as_downstream_mut()) => None,
     };
     keep_body(exchange, false);
@@ -57,8 +59,36 @@ async fn gone(session: &mut ServerSession) {
     }
 }
 
-async fn pick_peer(exchange: &mut Exchange, is_personal: bool) -> Result<Box<HttpPeer>, Failure> {
+/// What a request's head says of the connection it needs.
+#[derive(Clone, Copy)]
+struct Traits {
+    /// The server will know somebody by it.
+    is_personal: bool,
+    /// The body may be under way for long.
+    has_long_body: bool,
+}
+
+impl Traits {
+    fn of(session: &mut Session, exchange: &Exchange) -> Self {
+        let is_done = session.is_body_done();
+        let headers = &session.req_header().headers;
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        let is_short = length.is_some_and(|length: u64| length <= SHORT_BODY);
+        Self {
+            is_personal: identity::is_in_request(headers),
+            // Nearly all gRPC calls are short, and the answer of one that is late has a status.
+            has_long_body: !is_done && !is_short && !exchange.negotiated.is_grpc_call(),
+        }
+    }
+}
+
+async fn pick_peer(exchange: &mut Exchange, traits: Traits) -> Result<Box<HttpPeer>, Failure> {
     let pool = pool(exchange).ok_or(Failure::Internal)?;
+    let speaks_h2 = matches!(pool.spec().protocol, UpstreamProtocol::H2 | UpstreamProtocol::H2c);
+    if speaks_h2 && exchange.upgrade.is_some() {
+        return Err(Failure::NotImplemented);
+    }
     let deadline = exchange.deadline;
     let choice = choose(exchange, &pool);
     let occupied = match deadline {
@@ -83,14 +113,22 @@ async fn pick_peer(exchange: &mut Exchange, is_personal: bool) -> Result<Box<Htt
     if exchange.upgrade.is_some() {
         attempt.note_upgrade();
     }
-    if is_personal {
+    if traits.is_personal {
         attempt.note_personal();
+    }
+    if traits.has_long_body {
+        attempt.note_long_body();
     }
     exchange.attempt = Some(Arc::clone(&attempt));
     if let Some(passage) = &mut exchange.passage {
         passage.restart();
     }
-    Ok(peer::peer(attempt))
+    let peer = peer::peer(Arc::clone(&attempt)).await;
+    if attempt.is_engines_own() {
+        let client = exchange.connection.as_ref().filter(|_| !exchange.is_h2());
+        engine::note_attempt(Some(&attempt), client);
+    }
+    Ok(peer)
 }
 
 /// A place in the pool, once per exchange, and an endpoint.
@@ -108,12 +146,7 @@ async fn choose(exchange: &mut Exchange, pool: &Pool) -> Result<Occupied, Failur
 /// Notes that the engine has a connection. Ours have told the attempt themselves.
 pub(super) fn connected(exchange: &Exchange, reused: bool, digest: Option<&Digest>) {
     let Some(attempt) = &exchange.attempt else { return };
-    let is_ours = match attempt.pool.spec().protocol {
-        UpstreamProtocol::Http1 => true,
-        UpstreamProtocol::Auto => !attempt.endpoint().server.https,
-        UpstreamProtocol::H2 | UpstreamProtocol::H2c => false,
-    };
-    if is_ours {
+    if !attempt.is_engines_own() {
         return;
     }
     let timing = digest.and_then(|digest| digest.timing_digest.first()?.as_ref());
@@ -142,11 +175,11 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
     let spec = attempt.pool.spec();
     let server = &attempt.endpoint().server;
     let asked = HeaderValue::from_str(&exchange.head.host).map_err(|_| Failure::Internal)?;
-    let is_h2 = match spec.protocol {
-        UpstreamProtocol::Http1 => false,
-        UpstreamProtocol::H2 | UpstreamProtocol::H2c => true,
-        UpstreamProtocol::Auto => request.version == http::Version::HTTP_2,
-    };
+    let is_h2 = attempt.is_engines_own() && request.version == http::Version::HTTP_2;
+    if attempt.is_engines_own() && !is_h2 {
+        // It has picked h2 before; from now on it is believed to speak what it does today.
+        attempt.endpoint().note_spoken(false);
+    }
     let onward = Onward {
         client,
         connection: &connection.forwarded,
@@ -216,6 +249,7 @@ pub(super) fn receive(
         exchange.answer.first_byte = Some(exchange.started.elapsed());
         exchange.answer.status = response.status.as_u16();
         if let Some(attempt) = &exchange.attempt {
+            attempt.note_more();
             attempt.enter(if has_upgraded { Phase::Tunnel } else { Phase::Body });
         }
     }

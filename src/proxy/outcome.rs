@@ -32,13 +32,21 @@ pub(super) fn failure(exchange: &Exchange, error: &Error) -> Failure {
     }
     match exchange.attempt.as_ref() {
         Some(attempt) => match (attempt.dial_failure(), attempt.expired()) {
-            (_, Some(Expired::Exchange)) => Failure::ExchangeTimeout,
-            (Some(failure), _) => dial(failure),
-            (_, Some(Expired::Response)) => Failure::ResponseTimeout,
-            (_, Some(Expired::Read)) => Failure::ReadTimeout,
-            (None, None) => upstream(exchange, error),
+            (Some(failure), expired) if expired != Some(Expired::Exchange) => dial(failure),
+            (_, Some(expired)) => lapse(expired),
+            (_, None) => upstream(exchange, error),
         },
         None => Failure::Internal,
+    }
+}
+
+/// What the end of the gateway's patience with a server means.
+#[must_use]
+pub(super) fn lapse(expired: Expired) -> Failure {
+    match expired {
+        Expired::Response => Failure::ResponseTimeout,
+        Expired::Read => Failure::ReadTimeout,
+        Expired::Exchange => Failure::ExchangeTimeout,
     }
 }
 
@@ -138,6 +146,28 @@ fn dial(failure: &DialFailure) -> Failure {
     }
 }
 
+/// Whether the server says that it has not done anything about the request: it is safe to send it
+/// again, whatever its method (RFC 9113 §8.7).
+#[must_use]
+pub(super) fn is_unprocessed(error: &Error) -> bool {
+    // The h2 layer gives the GOAWAY to the streams above its last one only.
+    h2_cause(error).is_some_and(|cause| {
+        let is_refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (is_refused || cause.is_go_away())
+    })
+}
+
+/// Whether the connection broke, rather than that the server was silent or ended the stream.
+#[must_use]
+pub(super) fn is_break(error: &Error) -> bool {
+    !matches!(error.root_etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout)
+        && h2_cause(error).is_none_or(|cause| !cause.is_reset())
+}
+
+fn h2_cause(error: &Error) -> Option<&h2::Error> {
+    error.root_cause().downcast_ref()
+}
+
 /// An error of the server's side, by what the engine says of it.
 fn upstream(exchange: &Exchange, error: &Error) -> Failure {
     let past_deadline = exchange.deadline.is_some_and(|end| std::time::Instant::now() >= end);
@@ -158,6 +188,7 @@ fn upstream(exchange: &Exchange, error: &Error) -> Failure {
             Failure::UpstreamReset
         }
         ErrorType::InternalError => Failure::Internal,
+        _ if h2_cause(error).is_some_and(h2::Error::is_remote) => Failure::UpstreamReset,
         _ => Failure::UpstreamBadResponse,
     }
 }

@@ -52,13 +52,14 @@ pub fn refuse(
 }
 
 /// The answer of an exchange on HTTP/1.1 that was cut off before it had one: by a panic, or by its
-/// route's deadline while it waited for the client. The connection has to say it.
+/// deadline while it waited for the client, or for a server over a connection of the engine's own. The
+/// connection has to say it.
 pub(super) fn last_words(exchange: &mut Exchange) {
     let Some(connection) = exchange.connection.clone() else { return };
     let is_late = connection.client_fault() == Some(ClientFault::Deadline);
     let failure = match exchange.failure {
         _ if std::thread::panicking() => Failure::Panic,
-        Some(Failure::ExchangeTimeout) if is_late => Failure::ExchangeTimeout,
+        Some(late @ (Failure::ExchangeTimeout | Failure::ResponseTimeout)) if is_late => late,
         _ => return,
     };
     if exchange.is_h2() || exchange.answer.first_byte.is_some() {

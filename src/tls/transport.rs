@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{ClientStream, ServerStream};
+use super::{ClientStream, ServerStream, connect};
+use crate::config::listener::Alpn;
 
 /// TCP under a client's TLS, with what it has taken counted.
 ///
@@ -97,6 +98,17 @@ impl Downstream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.get_ref().0.io,
+        }
+    }
+}
+
+impl Upstream {
+    /// Whether TLS has agreed on h2.
+    #[must_use]
+    pub fn speaks_h2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => connect::alpn(stream) == Some(Alpn::H2),
         }
     }
 }

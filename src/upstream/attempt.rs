@@ -17,6 +17,7 @@ use super::dial::DialFailure;
 use super::endpoint::{Endpoint, Occupied};
 use super::flight::{self, EVEN, Flight, Window};
 use super::pool::Pool;
+use super::vigil::Vigil;
 
 /// One try to get one request answered by one endpoint.
 #[derive(Debug)]
@@ -59,6 +60,7 @@ pub struct Attempt {
     expired: AtomicU8,
     connect_micros: AtomicU32,
     dial_failure: OnceLock<DialFailure>,
+    pub(super) vigil: Vigil,
     /// Who waits for the server's bytes; what it waits for changes with the phase.
     reader: AtomicWaker,
 }
@@ -116,6 +118,7 @@ impl Attempt {
             expired: AtomicU8::new(0),
             connect_micros: AtomicU32::new(0),
             dial_failure: OnceLock::new(),
+            vigil: Vigil::default(),
             reader: AtomicWaker::new(),
         }
     }
@@ -159,6 +162,15 @@ impl Attempt {
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.reader.wake();
+    }
+
+    /// How far it has come.
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::AwaitingHead,
+            1 => Phase::Body,
+            _ => Phase::Tunnel,
+        }
     }
 
     /// Whether its connection was upgraded.
@@ -247,6 +259,7 @@ impl Attempt {
     /// Records that the client has sent its whole request.
     pub fn note_uploaded(&self) {
         self.uploaded.store(true, Ordering::Relaxed);
+        self.note_asked();
         self.reader.wake();
     }
 
@@ -266,6 +279,11 @@ impl Attempt {
     /// Whether the server has sent its whole response, in no tunnel.
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has sent its whole request.
+    pub(super) fn is_uploaded(&self) -> bool {
+        self.uploaded.load(Ordering::Relaxed)
     }
 
     /// Records that bytes of the response arrived.
@@ -304,12 +322,13 @@ impl Attempt {
     /// then. Connections of our own tell by themselves, so that nothing is done there.
     #[must_use]
     pub fn carry_up(self: &Arc<Self>, bytes: Bytes) -> Bytes {
-        if bytes.is_empty() || !super::peer::is_engines_own(self) {
+        if bytes.is_empty() || !self.is_engines_own() {
             return bytes;
         }
         self.uphill.fetch_add(1, Ordering::SeqCst);
         self.hold(true);
-        Bytes::from_owner(Uphill { bytes, attempt: Arc::clone(self) })
+        self.note_piece();
+        Bytes::from_owner(Uphill { bytes, since: Instant::now(), attempt: Arc::clone(self) })
     }
 
     /// How long it was the server that kept the request's body waiting.
@@ -323,7 +342,7 @@ impl Attempt {
     }
 
     /// Microseconds since the start.
-    fn micros(&self) -> u64 {
+    pub(super) fn micros(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
@@ -388,6 +407,7 @@ impl Attempt {
 /// A piece of a request's body that waits as long as it lives.
 struct Uphill {
     bytes: Bytes,
+    since: Instant,
     attempt: Arc<Attempt>,
 }
 
@@ -403,9 +423,11 @@ impl Drop for Uphill {
             return;
         }
         self.attempt.hold(false);
+        self.attempt.note_late(self.since.elapsed());
         // The next piece may have come meanwhile, from another thread.
         if self.attempt.uphill.load(Ordering::SeqCst) > 0 {
             self.attempt.hold(true);
+            self.attempt.note_piece();
         }
     }
 }

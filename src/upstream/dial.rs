@@ -86,7 +86,9 @@ pub fn kept_wire(attempt: &Arc<Attempt>) -> Option<Wire> {
     let announcement = attempt.announcement();
     let (transport, alarm) =
         attempt.endpoint().take_idle(Instant::now(), max_idle, announcement)?;
-    attempt.connected(true, std::time::Duration::ZERO);
+    if attempt.connect_time().is_zero() {
+        attempt.connected(true, std::time::Duration::ZERO);
+    } // else it was opened for this attempt, to learn what the server speaks
     Some(Wire::new(transport, alarm, Arc::clone(attempt)))
 }
 
@@ -96,6 +98,37 @@ pub fn kept_wire(attempt: &Arc<Attempt>) -> Option<Wire> {
 /// # Errors
 /// [`DialFailure`], which is also recorded in the attempt.
 pub async fn new_wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
+    let tls = attempt.pool.client_tls(attempt.endpoint().server_index);
+    let transport = transport(attempt, tls).await?;
+    Ok(Wire::new(transport, Alarm::default(), Arc::clone(attempt)))
+}
+
+/// Finds out what the server of `attempt` picks between h2 and HTTP/1.1, where that is its choice and
+/// not known yet. What it takes is kept if it is HTTP/1.1; h2 is the engine's to open.
+///
+/// # Errors
+/// When there is no connection; why is recorded in the attempt.
+pub async fn learn(attempt: &Arc<Attempt>) -> Result<(), Arc<str>> {
+    let (pool, endpoint) = (&attempt.pool, attempt.endpoint());
+    let Some(tls) = pool.choosing_tls(endpoint.server_index) else { return Ok(()) };
+    if endpoint.speaks_h2().is_some() {
+        return Ok(());
+    }
+    let transport = transport(attempt, Some(tls)).await?;
+    let is_h2 = transport.speaks_h2();
+    endpoint.note_spoken(is_h2);
+    if !is_h2 {
+        let limit = pool.spec().limits.connections;
+        endpoint.keep(transport, Alarm::default(), limit, attempt.announcement());
+    }
+    Ok(())
+}
+
+/// How TLS is spoken, if it is, and under which name.
+type Tls<'a> = Option<(&'a Arc<tls::ClientConfig>, tls::ServerName<'static>)>;
+
+/// A new connection for `attempt` in time.
+async fn transport(attempt: &Attempt, tls: Tls<'_>) -> Result<Transport, Arc<str>> {
     let started = Instant::now();
     let pool = &attempt.pool;
     let endpoint = attempt.endpoint();
@@ -104,7 +137,7 @@ pub async fn new_wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     let whole = attempt.exchange_deadline.filter(|end| *end < limit);
     let end = tokio::time::Instant::from_std(whole.unwrap_or(limit));
     let opening = announcement.map(|it| it.header()).unwrap_or_default();
-    let outcome = match tokio::time::timeout_at(end, dial(pool, endpoint, &opening)).await {
+    let outcome = match tokio::time::timeout_at(end, dial_with(tls, endpoint, &opening)).await {
         Ok(outcome) => outcome,
         Err(_) => {
             if whole.is_some() {
@@ -116,7 +149,7 @@ pub async fn new_wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
     match outcome {
         Ok(transport) => {
             attempt.connected(false, started.elapsed());
-            Ok(Wire::new(transport, Alarm::default(), Arc::clone(attempt)))
+            Ok(transport)
         }
         Err(failure) => {
             let text = failure.to_string().into();
@@ -137,8 +170,16 @@ pub(super) async fn dial(
     endpoint: &Endpoint,
     opening: &[u8],
 ) -> Result<Transport, DialFailure> {
+    dial_with(pool.client_tls(endpoint.server_index), endpoint, opening).await
+}
+
+async fn dial_with(
+    tls: Tls<'_>,
+    endpoint: &Endpoint,
+    opening: &[u8],
+) -> Result<Transport, DialFailure> {
     let stream = open(endpoint, opening).await?;
-    match pool.client_tls(endpoint.server_index) {
+    match tls {
         Some((config, name)) => {
             let stream = tls::connect(config, name, stream).await.map_err(DialFailure::Tls)?;
             Ok(Transport::Tls(Box::new(stream)))

@@ -2,8 +2,8 @@
 //! used again.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::announcement::{Announcement, Owner};
@@ -37,7 +37,15 @@ struct State {
     in_flight: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
     monitor: Mutex<Monitor>,
+    /// What ALPN has picked: 0 is unknown, 1 is h2, else HTTP/1.1 is believed until so many
+    /// milliseconds after [`EPOCH`].
+    spoken: AtomicU64,
 }
+
+/// How long an endpoint that has picked HTTP/1.1 is not asked again: it may learn h2 with an update.
+const HTTP1_BELIEVED: Duration = Duration::from_mins(5);
+
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A connection that waits to be used again.
 #[derive(Debug)]
@@ -97,6 +105,23 @@ impl Endpoint {
     #[must_use]
     pub fn has_successor(&self) -> bool {
         Arc::strong_count(&self.state) > 1
+    }
+
+    /// Whether it has picked h2 where ALPN left it the choice; `None` when that is not known (any
+    /// more).
+    #[must_use]
+    pub fn speaks_h2(&self) -> Option<bool> {
+        match self.state.spoken.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(true),
+            until => (millis(EPOCH.elapsed()) < until).then_some(false),
+        }
+    }
+
+    /// Records what ALPN has picked.
+    pub fn note_spoken(&self, is_h2: bool) {
+        let until = millis(EPOCH.elapsed() + HTTP1_BELIEVED);
+        self.state.spoken.store(if is_h2 { 1 } else { until }, Ordering::Relaxed);
     }
 
     /// Requests it is answering now.
@@ -183,6 +208,10 @@ impl Endpoint {
         // A poisoned list is still a list of connections: nothing is half-written in it.
         self.state.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One request in flight to an endpoint; the count falls when this is dropped.

@@ -22,6 +22,7 @@ mod queue;
 pub mod resolve;
 mod selection;
 mod status;
+pub mod vigil;
 pub mod wire;
 
 pub use announcement::{Announcement, Announcer};

@@ -2,7 +2,8 @@
 //!
 //! Two ways lead upstream. HTTP/1.1, the usual one, goes over our own connections ([`Wire`]):
 //! dialled, secured, timed and kept by us, and shown to pingora as sockets without a pool of their
-//! own. HTTP/2 and `auto` go through pingora's connector, which owns stream multiplexing.
+//! own. HTTP/2 goes through pingora's connector, which owns stream multiplexing. With `auto` the server
+//! is asked once which of the two it speaks ([`dial::learn`]).
 //!
 //! # Why
 //! pingora's pool has no limit per host and no expiry of its own; its TLS connector rebuilds the
@@ -99,28 +100,15 @@ impl std::fmt::Debug for EngineTls {
     }
 }
 
-/// Whether the engine opens and drives the connection that `attempt` uses.
-#[must_use]
-pub(super) fn is_engines_own(attempt: &Attempt) -> bool {
-    match attempt.pool.spec().protocol {
-        UpstreamProtocol::H2c | UpstreamProtocol::H2 => true,
-        UpstreamProtocol::Auto => attempt.endpoint().server.https,
-        UpstreamProtocol::Http1 => false,
-    }
-}
-
 /// The engine's view of where `attempt` goes.
-#[must_use]
-pub fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
-    let spec = attempt.pool.spec();
-    let endpoint = attempt.endpoint();
-    let https = endpoint.server.https;
-    match spec.protocol {
+pub async fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
+    match attempt.pool.spec().protocol {
         UpstreamProtocol::H2c => h2_peer(attempt, false),
         UpstreamProtocol::H2 => h2_peer(attempt, true),
-        UpstreamProtocol::Auto if https => h2_peer(attempt, true),
+        UpstreamProtocol::Auto if picks_h2(&attempt).await => h2_peer(attempt, true),
         UpstreamProtocol::Auto | UpstreamProtocol::Http1 => {
-            let mut peer = HttpPeer::new(endpoint.address, false, String::new());
+            let address = attempt.endpoint().address;
+            let mut peer = HttpPeer::new(address, false, String::new());
             peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
             peer.options.custom_l4 = Some(Arc::new(Dialer(attempt)));
             Box::new(peer)
@@ -128,19 +116,29 @@ pub fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
     }
 }
 
+/// Whether `attempt` goes over h2 to a server that has the choice. An upgrade is HTTP/1.1's, and so is
+/// a login that is the connection's: servers that are asked for one over h2 answer HTTP_1_1_REQUIRED.
+async fn picks_h2(attempt: &Arc<Attempt>) -> bool {
+    let endpoint = attempt.endpoint();
+    if !endpoint.server.https || attempt.asks_upgrade() || attempt.is_personal() {
+        return false;
+    }
+    // In a box of its own, as below.
+    if endpoint.speaks_h2().is_none() && Box::pin(dial::learn(attempt)).await.is_err() {
+        return false;
+    }
+    endpoint.speaks_h2() == Some(true)
+}
+
 fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
+    attempt.note_engines_own();
     let pool = &attempt.pool;
     let spec = pool.spec();
     let server = &attempt.endpoint().server;
     let sni = if https { pool.server_name(server) } else { String::new() };
     let mut peer = HttpPeer::new(attempt.endpoint().address, https, sni);
-    peer.options.alpn = match spec.protocol {
-        // NTLM needs it, and servers that are asked over h2 answer HTTP_1_1_REQUIRED, of which the
-        // engine keeps a note for each group for good.
-        UpstreamProtocol::Auto if attempt.is_personal() => ALPN::H1,
-        UpstreamProtocol::Auto => ALPN::H2H1,
-        _ => ALPN::H2,
-    };
+    // A server that has picked h2 may have changed its mind.
+    peer.options.alpn = if spec.protocol == UpstreamProtocol::Auto { ALPN::H2H1 } else { ALPN::H2 };
     peer.options.max_h2_streams = MAX_H2_STREAMS;
     peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
     peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);
@@ -148,7 +146,11 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     peer.options.connection_timeout = Some(spec.timeouts.connect);
     peer.options.total_connection_timeout = Some(spec.timeouts.connect);
     peer.options.idle_timeout = Some(spec.timeouts.pool_idle);
-    peer.options.read_timeout = Some(engine_patience(&attempt, Instant::now()));
+    let now = Instant::now();
+    let silence =
+        (!attempt.has_long_body()).then(|| spec.timeouts.response.max(spec.timeouts.read));
+    peer.options.read_timeout = engine_patience(&attempt, silence, now);
+    peer.options.write_timeout = engine_patience(&attempt, Some(spec.timeouts.response), now);
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     if let Some(tls) = pool.engine_tls() {
         peer.group_key = tls.group;
@@ -172,15 +174,13 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     Box::new(peer)
 }
 
-/// The one silence the engine's own sessions are allowed, for head and body alike: the longer of
-/// `timeouts.response` and `timeouts.read`, cut to what the route's own deadline leaves.
-fn engine_patience(attempt: &Attempt, now: Instant) -> Duration {
-    let timeouts = &attempt.pool.spec().timeouts;
-    let patience = timeouts.response.max(timeouts.read);
-    match attempt.exchange_deadline {
-        Some(end) => patience.min(end.saturating_duration_since(now)).max(Duration::from_millis(1)),
-        None => patience,
-    }
+/// A silence that the engine's own sessions are allowed, cut to what the route's own deadline leaves.
+/// Reading there is one for head and body alike, from the request's head on; what it leaves open is
+/// [`Attempt::lapse`]'s.
+fn engine_patience(attempt: &Attempt, silence: Option<Duration>, now: Instant) -> Option<Duration> {
+    let left = attempt.exchange_deadline.map(|end| end.saturating_duration_since(now));
+    let patience = [silence, left].into_iter().flatten().min()?;
+    Some(patience.max(Duration::from_millis(1)))
 }
 
 /// Opens (or takes from the endpoint) the connection of one attempt when the engine asks for it.
@@ -190,6 +190,10 @@ struct Dialer(Arc<Attempt>);
 #[async_trait]
 impl L4Connect for Dialer {
     async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<Stream> {
+        if let Some(failure) = self.0.dial_failure() {
+            // There was none when it was to be learned what the server speaks.
+            return Error::e_explain(word(failure), failure.to_string());
+        }
         if let Some(wire) = dial::kept_wire(&self.0) {
             return Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into());
         }

@@ -29,6 +29,8 @@ pub struct Pool {
     spec: Upstream,
     /// By server; `None` for plain ones.
     client_tls: Vec<ServerTls>,
+    /// Leaves the choice between h2 and HTTP/1.1 to the server, where the pool does.
+    choosing_tls: Option<Arc<ClientConfig>>,
     engine_tls: Option<EngineTls>,
     /// Tells TLS settings apart, by the files' contents as well.
     tls_print: u64,
@@ -88,6 +90,7 @@ impl Pool {
         previous: Option<&Self>,
     ) -> Result<Self, ClientConfigError> {
         let client_tls = client_tls(&spec, roots)?;
+        let choosing_tls = choosing_tls(&spec, roots)?;
         let tls_print = tls_print(&spec);
         let previous = previous.filter(|it| it.spec.name == spec.name && it.tls_print == tls_print);
         let members = Members::new(&spec, previous);
@@ -99,6 +102,7 @@ impl Pool {
         Ok(Self {
             engine_tls: EngineTls::load(&spec)?,
             client_tls,
+            choosing_tls,
             tls_print,
             selection: ArcSwap::from_pointee(Selection::of(
                 &spec,
@@ -132,6 +136,14 @@ impl Pool {
     pub fn client_tls(&self, index: usize) -> Option<(&Arc<ClientConfig>, ServerName<'static>)> {
         let (config, name) = self.client_tls.get(index)?.as_ref()?;
         Some((config, name.clone()))
+    }
+
+    /// The same, with the choice between h2 and HTTP/1.1 left to the server; `None` where the pool
+    /// does not leave it.
+    #[must_use]
+    pub fn choosing_tls(&self, index: usize) -> Option<(&Arc<ClientConfig>, ServerName<'static>)> {
+        let (_, name) = self.client_tls.get(index)?.as_ref()?;
+        Some((self.choosing_tls.as_ref()?, name.clone()))
     }
 
     /// What the engine's own TLS needs, where it is used.
@@ -400,7 +412,8 @@ fn client_tls(spec: &Upstream, roots: &SystemRoots) -> Result<Vec<ServerTls>, Cl
     if !spec.servers.iter().any(|server| server.https) {
         return Ok(vec![None; spec.servers.len()]);
     }
-    // Towards h2 only the checks go this way, requests over the engine's own.
+    // Towards h2 only the checks go this way, requests over the engine's own. Where servers may choose,
+    // what has to be HTTP/1.1 does as well, and all to those that chose it.
     let alpn = if spec.protocol == UpstreamProtocol::H2 { Alpn::H2 } else { Alpn::Http1 };
     let built = client_config::build(&spec.tls, &[alpn], roots, SystemTime::now())?;
     for warning in &built.warnings {
@@ -416,6 +429,19 @@ fn client_tls(spec: &Upstream, roots: &SystemRoots) -> Result<Vec<ServerTls>, Cl
             Ok(Some((Arc::clone(&built.config), name)))
         })
         .collect()
+}
+
+/// What lets the pool's servers choose, if they may.
+fn choosing_tls(
+    spec: &Upstream,
+    roots: &SystemRoots,
+) -> Result<Option<Arc<ClientConfig>>, ClientConfigError> {
+    let may_choose = spec.protocol == UpstreamProtocol::Auto;
+    if !may_choose || !spec.servers.iter().any(|server| server.https) {
+        return Ok(None);
+    }
+    let alpn = [Alpn::H2, Alpn::Http1];
+    Ok(Some(client_config::build(&spec.tls, &alpn, roots, SystemTime::now())?.config))
 }
 
 /// Tells apart what `tls:` means: its text and the files it names.

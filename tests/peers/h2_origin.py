@@ -12,6 +12,13 @@ The request's path says what happens:
   /big      200, a MiB
   /sent     200, how many bytes of those have been sent on this connection, and how many of them wait
             for room on their stream, as JSON
+  /take     200 with the size of the body once all of it is there
+  /gap      200, four bytes, and nothing more
+  /early    401 at once; nothing of the body is taken
+  /early-reset   the same, then RST_STREAM (NO_ERROR)
+  /rst      RST_STREAM (INTERNAL_ERROR) instead of an answer
+  /drain    GOAWAY that leaves the request out, and from the second time on as /take
+  /refuse   RST_STREAM (REFUSED_STREAM), and from the second time on as /take
 Events: listening{port}, accepted{connection}, request{connection, stream, headers},
 reset{connection, stream, code}, closed{connection}.
 """
@@ -34,11 +41,12 @@ BIG = b"x" * (1 << 20)
 
 class Origin(asyncio.Protocol):
     count = 0
+    turned_away = set()
 
     def connection_made(self, transport):
         Origin.count += 1
         self.number, self.transport = Origin.count, transport
-        self.paths, self.unsent, self.trailers, self.sent = {}, {}, {}, 0
+        self.paths, self.unsent, self.trailers, self.taken, self.sent = {}, {}, {}, {}, 0
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="latin-1"))
         self.h2.initiate_connection()
         self.flush()
@@ -62,7 +70,11 @@ class Origin(asyncio.Protocol):
         if isinstance(event, h2.events.RequestReceived):
             self.request(event.stream_id, event.headers)
         elif isinstance(event, h2.events.DataReceived):
-            if self.paths.get(event.stream_id) == "/late":
+            if event.stream_id in self.taken:
+                self.taken[event.stream_id] += len(event.data)
+            if self.paths.get(event.stream_id, "").startswith("/early"):
+                pass
+            elif self.paths.get(event.stream_id) == "/late":
                 later = asyncio.get_running_loop().call_later
                 later(1, self.acknowledge, event.flow_controlled_length, event.stream_id)
             else:
@@ -72,6 +84,9 @@ class Origin(asyncio.Protocol):
                 self.send(event.stream_id)
         elif isinstance(event, h2.events.TrailersReceived):
             self.trailers[event.stream_id] = list(event.headers)
+        elif isinstance(event, h2.events.StreamEnded) and event.stream_id in self.taken:
+            self.h2.send_headers(event.stream_id, [(":status", "200")])
+            self.h2.send_data(event.stream_id, str(self.taken.pop(event.stream_id)).encode(), end_stream=True)
         elif isinstance(event, h2.events.StreamEnded):
             if event.stream_id in self.unsent:
                 self.trailers.setdefault(event.stream_id, [])
@@ -107,6 +122,24 @@ class Origin(asyncio.Protocol):
             self.h2.send_headers(stream, [(":status", "200")])
             self.h2.send_data(stream, b"four")
             self.h2.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        elif path == "/gap":
+            self.h2.send_headers(stream, [(":status", "200")])
+            self.h2.send_data(stream, b"four")
+        elif path in ("/early", "/early-reset"):
+            self.h2.send_headers(stream, [(":status", "401"), ("content-length", "2")])
+            self.h2.send_data(stream, b"no", end_stream=True)
+            if path == "/early-reset":
+                self.h2.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
+        elif path == "/rst":
+            self.h2.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        elif path in ("/drain", "/refuse") and path not in Origin.turned_away:
+            Origin.turned_away.add(path)
+            if path == "/drain":
+                self.h2.close_connection(last_stream_id=0)
+            else:
+                self.h2.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
+        elif path in ("/take", "/drain", "/refuse"):
+            self.taken[stream] = 0
         elif path == "/goaway":
             self.h2.close_connection()
             self.flush()

@@ -1,0 +1,227 @@
+//! Servers that speak HTTP/2, and `auto`: deadlines, early answers, what is sent again.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::{Connection, Gateway, Origin, Peer, Reply, Stage, field};
+
+/// A gateway for HTTP/1.1 and h2c in front of an h2 server.
+async fn front(origin: &Peer, pool: &str, route: &str) -> Gateway {
+    let url = format!("http://{}", origin.address());
+    Gateway::start(config(&url, &format!("protocol: h2c{pool}"), route)).await
+}
+
+fn config(url: &str, pool: &str, route: &str) -> String {
+    format!(
+        "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http, alpn: [h2, http/1.1] }} }}\n\
+         sites: {{ app.test: {{ https: both, routes: [{{ upstream: app{route} }}] }} }}\n\
+         upstreams: {{ app: {{ servers: [\"{url}\"], {pool} }} }}\n"
+    )
+}
+
+/// Waits until the server was asked for `path` so often, and sees that it was not more.
+async fn assert_asked(origin: &Peer, path: &str, times: usize) {
+    let target = json!([":path", path]);
+    let is_it = |event: &Value| {
+        event["headers"].as_array().is_some_and(|headers| headers.contains(&target))
+    };
+    if times > 0 {
+        origin.events().wait_for_count("requests", times, is_it).await;
+    }
+    assert_eq!(origin.events().all().into_iter().filter(is_it).count(), times, "{path}");
+}
+
+async fn post(gateway: &Gateway, path: &str, size: usize) -> Connection {
+    let mut connection = gateway.client().connect().await;
+    let head = format!("POST {path} HTTP/1.1\r\nHost: app.test\r\nContent-Length: {size}\r\n\r\n");
+    connection.send(head.as_bytes()).await.unwrap();
+    connection
+}
+
+/// Sends a large body for as long as anybody takes it, and returns the answer.
+async fn upload(gateway: &Gateway, path: &str) -> (Reply, Duration) {
+    const SIZE: usize = 8 << 20;
+    let began = Instant::now();
+    let stream = TcpStream::connect(gateway.address("web")).await.unwrap();
+    let (reading, mut writing) = stream.into_split();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: app.test\r\nContent-Length: {SIZE}\r\n\r\n");
+    let sending = tokio::spawn(async move {
+        let body = vec![b'x'; SIZE];
+        // It breaks off when the gateway closes.
+        let _ = writing.write_all(&[head.as_bytes(), &body].concat()).await;
+        writing
+    });
+    let reply =
+        Connection::over(tokio::io::join(reading, tokio::io::sink())).read_reply(false).await;
+    sending.abort();
+    (reply.unwrap(), began.elapsed())
+}
+
+#[tokio::test]
+async fn an_early_answer_passes_a_body_that_nobody_takes() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, ", timeouts: { response: 2s, read: 2s }", "").await;
+    for (path, longest) in [("/early-reset", 1_500), ("/early", 4_000)] {
+        let (answer, took) = upload(&gateway, path).await;
+        assert_eq!((answer.status, answer.text().as_str()), (401, "no"), "{path}");
+        assert!(took < Duration::from_millis(longest), "{path}: {took:?}");
+    }
+    let (answer, took) = upload(&gateway, "/hang").await;
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let line = gateway.wait_access(|line| field(line, "url.path") == "/hang").await;
+    assert_eq!(field(&line, "error.type"), "response_timeout", "{line}");
+    let bounded = front(&origin, "", ", timeouts: { request: 1s }").await;
+    let (answer, took) = upload(&bounded, "/hang").await;
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let line = bounded.wait_access(|_| true).await;
+    assert_eq!(field(&line, "error.type"), "exchange_timeout", "{line}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_late_or_ends_the_stream_is_not_asked_twice() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, ", timeouts: { response: 600ms, read: 600ms }", "").await;
+    let client = gateway.client().host("app.test");
+    for (path, status, kind) in
+        [("/hang", 504, "response_timeout"), ("/rst", 502, "upstream_reset")]
+    {
+        assert_eq!(client.get("/headers").await.status, 200, "on a connection that is kept");
+        assert_eq!(client.get(path).await.status, status);
+        let line = gateway.wait_access(|line| field(line, "url.path") == path).await;
+        assert_eq!(field(&line, "error.type"), kind, "{line}");
+        assert!(field(&line, "connect_ms").is_null(), "on a kept connection: {line}");
+        assert_asked(&origin, path, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_says_it_has_not_done_is_sent_again_whatever_the_method() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, "", "").await;
+    let client = gateway.client().host("app.test");
+    for path in ["/drain", "/refuse"] {
+        let reply = client.send("POST", path, "", b"body").await;
+        assert_eq!((reply.status, reply.text().as_str()), (200, "4"), "{path}");
+        assert_asked(&origin, path, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_may_take_longer_than_an_answer() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, ", timeouts: { response: 700ms, read: 700ms }", "").await;
+    let h1 = async {
+        let mut connection = post(&gateway, "/take", 60_000).await;
+        for _ in 0..6 {
+            connection.send(&[b'x'; 10_000]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        connection.read_reply(false).await.unwrap()
+    };
+    let head = json!([
+        [":method", "POST"],
+        [":scheme", "http"],
+        [":authority", "app.test"],
+        [":path", "/take"]
+    ]);
+    let mut steps = vec![json!({"request": {"stream": 1, "headers": head, "open": true}})];
+    for number in 0..6 {
+        let body = "x".repeat(10_000);
+        steps.push(json!({"data": {"stream": 1, "body": body, "end": number == 5}}));
+        steps.push(json!({"pause": 0.3}));
+    }
+    steps.push(json!({"wait": "end", "stream": 1}));
+    let scenario = json!({"address": gateway.address("web").to_string(), "steps": steps});
+    let (reply, h2) = tokio::join!(h1, Peer::result("h2_client.py", &scenario));
+    assert_eq!((reply.status, reply.text().as_str()), (200, "60000"));
+    assert_eq!(h2["streams"]["1"]["body"], "60000", "{h2}");
+}
+
+#[tokio::test]
+async fn both_limits_of_silence_mean_the_same_as_over_http1() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    for (timeouts, path, kind) in [
+        ("response: 500ms, read: 20s", "/hang", "response_timeout"),
+        ("response: 20s, read: 500ms", "/gap", "read_timeout"),
+    ] {
+        let gateway = front(&origin, &format!(", timeouts: {{ {timeouts} }}"), "").await;
+        let began = Instant::now();
+        let answer = gateway.client().host("app.test").try_get(path).await;
+        match path {
+            "/hang" => assert_eq!(answer.unwrap().status, 504),
+            _ => assert!(answer.is_err(), "cut: {answer:?}"),
+        }
+        assert!(began.elapsed() < Duration::from_secs(4), "{path}: {:?}", began.elapsed());
+        let line = gateway.wait_access(|_| true).await;
+        assert_eq!(field(&line, "error.type"), kind, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_needs_a_server_that_speaks_http1() {
+    const UPGRADE: &[u8] =
+        b"GET /chat HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: raw/1\r\n\r\n";
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, "", "").await;
+    let mut client = gateway.client().connect().await;
+    client.send(UPGRADE).await.unwrap();
+    assert_eq!(client.read_reply(false).await.unwrap().status, 501);
+    let line = gateway.wait_access(|_| true).await;
+    assert_eq!(field(&line, "error.type"), "not_implemented", "{line}");
+    assert_asked(&origin, "/chat", 0).await;
+
+    // Over TLS the server has the choice, and would choose h2.
+    let stage = Stage::open().await;
+    let backend = backend(&stage.url()).await;
+    let gateway = auto(&backend, ", timeouts: { response: 300ms, read: 300ms }").await;
+    let mut client = gateway.client().connect().await;
+    client.send(UPGRADE).await.unwrap();
+    let (mut server, _) = stage.accept_head().await;
+    let switched =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw/1\r\n\r\n";
+    server.send(switched).await.unwrap();
+    let head = client.read_until(b"\r\n\r\n").await.unwrap();
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.send(b"ping").await.unwrap();
+    assert_eq!(server.read_until(b"ping").await.unwrap(), b"ping", "after a long silence");
+}
+
+/// A TLS server in front of `upstream` that speaks both.
+async fn backend(upstream: &str) -> Gateway {
+    Gateway::start(backend_text(upstream)).await
+}
+
+fn backend_text(upstream: &str) -> String {
+    format!(
+        "listeners: {{ secure: {{ bind: \"127.0.0.1:0\", protocol: https }} }}\n\
+         sites: {{ app.test: {{ certificate: internal, upstream: \"{upstream}\" }} }}\n"
+    )
+}
+
+async fn auto(backend: &Gateway, pool: &str) -> Gateway {
+    let url = format!("https://{}", backend.address("secure"));
+    let tls = "tls: { verify: false, server_name: app.test }";
+    Gateway::start(config(&url, &format!("protocol: auto, {tls}{pool}"), "")).await
+}
+
+#[tokio::test]
+async fn auto_over_http1_has_the_deadlines_of_http1() {
+    let origin = Origin::start().await;
+    let backend =
+        Gateway::start(backend_text(&origin.url()).replace("https }", "https, alpn: [http/1.1] }"))
+            .await;
+    let gateway = auto(&backend, ", timeouts: { response: 1s, read: 20s }").await;
+    assert_eq!(gateway.client().host("app.test").get("/").await.status, 200);
+    origin.hold();
+    let began = Instant::now();
+    let reply = gateway.client().host("app.test").get("/late").await;
+    assert_eq!(reply.status, 504, "{}", reply.text());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    origin.release();
+}
