@@ -14,6 +14,7 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::outcome;
 use crate::config::health::Retry;
+use crate::config::upstream::UpstreamProtocol;
 use crate::upstream::DialFailure;
 
 /// Whether a request whose connection failed to come about may go to another server. It was not
@@ -50,9 +51,15 @@ pub(super) fn after_break(exchange: &mut Exchange, error: &Error, is_replayable:
     if is_ours || !is_replayable || exchange.answer.first_byte.is_some() {
         return false;
     }
-    if is_stale(exchange) {
+    let is_unprocessed = outcome::is_unprocessed(error) || wants_http1(exchange, error);
+    if !exchange.is_resent && (is_unprocessed || is_stale(exchange, error)) {
         exchange.is_resent = true;
         return true;
+    }
+    if is_unprocessed {
+        let attempt = exchange.attempt.as_ref();
+        let is_on = attempt.is_some_and(|attempt| attempt.pool.spec().retry.after_connect);
+        return is_on && take_attempt(exchange, Target::AnotherIfAny);
     }
     let failure = outcome::failure(exchange, error);
     matches!(failure, Failure::UpstreamReset | Failure::ResponseTimeout)
@@ -126,13 +133,25 @@ fn may_repeat(exchange: &Exchange, after: impl Fn(&Retry) -> bool) -> bool {
 /// response came, and the method may be repeated (RFC 9110 §9.2.2). Once: a server that closes every
 /// connection on it is not to be asked for ever. No attempt of `retry:`, since the server did not
 /// get one.
-fn is_stale(exchange: &Exchange) -> bool {
+fn is_stale(exchange: &Exchange, error: &Error) -> bool {
     let Some(attempt) = &exchange.attempt else { return false };
     attempt.is_reused()
         && !attempt.has_heard()
         && attempt.expired().is_none()
-        && !exchange.is_resent
+        && outcome::is_break(error)
         && exchange.head.method.is_idempotent()
+}
+
+/// Whether the server has refused the request because it wants HTTP/1.1 (RFC 9113 §7), and gets it from
+/// now on.
+fn wants_http1(exchange: &Exchange, error: &Error) -> bool {
+    let Some(attempt) = &exchange.attempt else { return false };
+    let may_choose = attempt.pool.spec().protocol == UpstreamProtocol::Auto;
+    let is_wanted = may_choose && *error.root_etype() == ErrorType::H2Downgrade;
+    if is_wanted {
+        attempt.endpoint().note_spoken(false);
+    }
+    is_wanted
 }
 
 /// Whether our own side, rather than the server's, ended the write.
