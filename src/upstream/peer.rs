@@ -69,17 +69,18 @@ const OWN_IDLE: Duration = Duration::from_secs(10);
 pub struct EngineTls {
     roots: Arc<[WrappedX509]>,
     client: Option<Arc<CertKey>>,
-    /// Keeps connections of pools with other TLS settings apart: the engine's own key leaves
-    /// out CAs and ALPN.
+    /// Keeps connections of pools with other TLS settings apart, and those from before the files that
+    /// they name have changed: the engine's own key leaves out CAs and ALPN.
     group: u64,
 }
 
 impl EngineTls {
-    /// Loads what `spec` names. `None` when its servers are not reached through the engine's TLS.
+    /// Loads what `spec` names; `print` tells its TLS settings from others, by the files' contents as
+    /// well. `None` when its servers are not reached through the engine's TLS.
     ///
     /// # Errors
     /// [`ClientConfigError`] names the file that cannot be used.
-    pub fn load(spec: &Upstream) -> Result<Option<Self>, ClientConfigError> {
+    pub fn load(spec: &Upstream, print: u64) -> Result<Option<Self>, ClientConfigError> {
         let by_engine = matches!(spec.protocol, UpstreamProtocol::H2 | UpstreamProtocol::Auto);
         if !by_engine || !spec.servers.iter().any(|server| server.https) {
             return Ok(None);
@@ -89,7 +90,7 @@ impl EngineTls {
             material.roots.into_iter().map(|der| WrappedX509::new(der, parse_x509)).collect();
         let client = material.client.map(|(chain, key)| Arc::new(CertKey::new(chain, key)));
         let mut hasher = DefaultHasher::new();
-        (&spec.name, format!("{:?}", spec.tls), spec.protocol as u8).hash(&mut hasher);
+        (&spec.name, print).hash(&mut hasher);
         Ok(Some(Self { roots: roots.into(), client, group: hasher.finish() }))
     }
 }

@@ -100,7 +100,7 @@ impl Pool {
             |previous| Arc::clone(&previous.places),
         );
         Ok(Self {
-            engine_tls: EngineTls::load(&spec)?,
+            engine_tls: EngineTls::load(&spec, tls_print)?,
             client_tls,
             choosing_tls,
             tls_print,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::config;
-use crate::support::{Gateway, field, within};
+use crate::support::{Gateway, Peer, field, within};
 
 /// A CA, and what it signs.
 struct Authority {
@@ -379,5 +379,50 @@ async fn every_form_of_a_private_key_is_shown_or_refused_with_its_reason() {
             assert!(matches!(output.status.code(), Some(1 | 2)), "{protocol}, {key}: {said}");
             assert!(said.contains(key) && !said.contains("panicked"), "{protocol}, {key}: {said}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_another_authority_has_vouched_for_is_not_used_any_more() {
+    let (ours, stranger) = (Authority::new("ours"), Authority::new("stranger"));
+    let (certificate, key) = ours.issue("localhost", false);
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(at("ca.pem"), ours.certificate.pem()).unwrap();
+    fs::write(at("cert.pem"), certificate.pem()).unwrap();
+    fs::write(at("cert.key"), key.serialize_pem()).unwrap();
+    let h2 = Peer::start("h2_origin.py", &[&at("cert.pem"), &at("cert.key")]).await;
+    let http1 = TlsOrigin::start(&ours, "localhost", false, false).await;
+    let pool = |port: u16, protocol: &str| {
+        format!(
+            "{{ servers: [\"https://localhost:{port}\"], protocol: {protocol}, \
+             tls: {{ ca: ca.pem }} }}"
+        )
+    };
+    let port = h2.address().port();
+    let yaml = format!(
+        "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
+         sites:\n  h2.test: {{ https: both, certificate: internal, upstream: h2 }}\n  \
+         auto.test: {{ https: both, certificate: internal, upstream: auto }}\n  \
+         http1.test: {{ https: both, certificate: internal, upstream: http1 }}\n\
+         upstreams:\n  h2: {}\n  auto: {}\n  http1: {}\n",
+        pool(port, "h2"),
+        pool(port, "auto"),
+        pool(http1.port, "auto"),
+    );
+    let gateway = Gateway::start_in(directory, &yaml).await;
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for host in ["h2.test", "auto.test", "http1.test"] {
+            statuses.push(gateway.client().host(host).get("/headers").await.status);
+        }
+        statuses
+    };
+    assert_eq!([statuses().await, statuses().await], [[200; 3], [200; 3]]);
+    for (authority, status, generation) in [(&stranger, 502, 2), (&ours, 200, 3)] {
+        fs::write(gateway.directory().join("ca.pem"), authority.certificate.pem()).unwrap();
+        gateway.signal("HUP");
+        gateway.reloaded(generation).await;
+        assert_eq!(statuses().await, [status; 3], "generation {generation}");
     }
 }
