@@ -3,6 +3,7 @@
 
 mod fault;
 mod h2;
+mod heads;
 mod health;
 mod pool;
 mod retry;

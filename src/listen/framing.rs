@@ -6,6 +6,7 @@
 
 use super::BodyFraming;
 use super::syntax;
+use crate::net::is_forbidden_trailer;
 
 /// Follows the body of one request, however its bytes are cut.
 #[derive(Clone, Debug)]
@@ -102,43 +103,8 @@ const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// Fields of one trailer section.
 const MAX_TRAILER_FIELDS: usize = 100;
 
-/// Long enough for every name in [`FORBIDDEN_TRAILERS`].
+/// Longer than every name that no trailer may have.
 const NAME_LEN: usize = 24;
-
-/// Fields that frame, route, authenticate or describe the content: too late after it (RFC 9110
-/// §6.5.1), and merged into the header fields they would overrule what was decided.
-const FORBIDDEN_TRAILERS: [&[u8]; 27] = [
-    b"authorization",
-    b"cache-control",
-    b"connection",
-    b"content-encoding",
-    b"content-length",
-    b"content-range",
-    b"content-type",
-    b"cookie",
-    b"expect",
-    b"forwarded",
-    b"host",
-    b"keep-alive",
-    b"max-forwards",
-    b"pragma",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"proxy-connection",
-    b"range",
-    b"set-cookie",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-    b"via",
-    b"www-authenticate",
-    b"x-real-ip",
-    b"x-request-id",
-];
-
-/// Every `X-Forwarded-…` is refused too.
-const FORBIDDEN_PREFIX: &[u8] = b"x-forwarded-";
 
 impl BodyTracker {
     /// A tracker that stands at the first byte after the head.
@@ -332,9 +298,7 @@ impl Trailers {
     }
 
     fn is_forbidden(&self) -> bool {
-        let front = self.name.get(..self.name_len).unwrap_or(&self.name);
-        front.starts_with(FORBIDDEN_PREFIX)
-            || (self.name_len <= NAME_LEN && FORBIDDEN_TRAILERS.contains(&front))
+        is_forbidden_trailer(self.name.get(..self.name_len).unwrap_or(&self.name))
     }
 }
 

@@ -14,6 +14,7 @@ mod pace;
 pub mod path;
 mod pattern;
 pub mod proxy_protocol;
+mod trailer;
 
 pub use alarm::Alarm;
 pub use cidr::{Cidr, CidrError, CidrSet};
@@ -23,3 +24,4 @@ pub use head::{LONGEST_METHOD, RequestHead};
 pub use host::{Host, HostError, HostName, HostNameError, HostNameRef, HostRef, unicode_form};
 pub use pace::Pace;
 pub use pattern::{HostPattern, HostPatternError};
+pub use trailer::is_forbidden_trailer;

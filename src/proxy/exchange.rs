@@ -101,6 +101,8 @@ pub struct Answer {
     pub status: u16,
     /// Whether the exchange came to its end; else it was cut off.
     pub is_concluded: bool,
+    /// Responses with a status of 1xx before it.
+    pub interim: u8,
     /// From the start to the backend's response head.
     pub first_byte: Option<Duration>,
     /// Bytes of the request's body received.

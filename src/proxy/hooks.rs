@@ -161,6 +161,16 @@ impl ProxyHttp for Hooks {
         onward::receive(exchange, response).map_err(|failure| stop(exchange, failure).into_up())
     }
 
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        onward::receive_trailers(exchange, trailers)
+            .map_err(|failure| stop(exchange, failure).into_up())
+    }
+
     async fn response_filter(
         &self,
         session: &mut Session,

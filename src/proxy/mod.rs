@@ -39,4 +39,5 @@ mod retry;
 mod scrape;
 mod told;
 pub mod trace;
+mod trailers;
 pub mod watch;

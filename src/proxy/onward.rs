@@ -15,7 +15,8 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::{self, Onward};
 use super::identity;
-use super::response_check::check_response;
+use super::response_check::{BadResponse, MAX_INTERIM, check_response, plain_length};
+use super::trailers;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
 use crate::net::Fields;
 use crate::upstream::endpoint::Occupied;
@@ -240,12 +241,18 @@ pub(super) fn receive(
     let upgrade = exchange.upgrade.as_ref();
     if let Err(bad) = check_response(response.status, response.version, &response.headers, upgrade)
     {
-        let pool = exchange.attempt.as_ref().map_or("", |attempt| attempt.pool.name());
-        tracing::warn!(pool, request_id = %exchange.id, error = %bad, "refused a response");
-        return Err(Failure::UpstreamBadResponse);
+        return Err(refuse(exchange, bad));
+    }
+    if let Some(length) = plain_length(&response.headers) {
+        response.insert(header::CONTENT_LENGTH, length.into());
     }
     let has_upgraded = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-    if has_upgraded || !response.status.is_informational() {
+    if !has_upgraded && response.status.is_informational() {
+        exchange.answer.interim += 1;
+        if exchange.answer.interim > MAX_INTERIM {
+            return Err(refuse(exchange, BadResponse::TooManyInterim));
+        }
+    } else {
         exchange.answer.first_byte = Some(exchange.started.elapsed());
         exchange.answer.status = response.status.as_u16();
         if let Some(attempt) = &exchange.attempt {
@@ -258,6 +265,24 @@ pub(super) fn receive(
         connection.become_tunnel();
     }
     Ok(())
+}
+
+/// Makes the fields behind the server's body those that the client gets.
+///
+/// # Errors
+/// [`Failure::UpstreamBadResponse`] when there are too many.
+pub(super) fn receive_trailers(
+    exchange: &Exchange,
+    trailers: &mut HeaderMap,
+) -> Result<(), Failure> {
+    trailers::keep_fit(trailers).map_err(|bad| refuse(exchange, bad))
+}
+
+/// Tells why a response is not passed on.
+fn refuse(exchange: &Exchange, bad: BadResponse) -> Failure {
+    let pool = exchange.attempt.as_ref().map_or("", |attempt| attempt.pool.name());
+    tracing::warn!(pool, request_id = %exchange.id, error = %bad, "refused a response");
+    Failure::UpstreamBadResponse
 }
 
 /// The engine's heads keep the spelling of names beside the map, so every change goes through them.

@@ -9,6 +9,15 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
 use super::forward::tokens;
 
+/// Fields of a head, as the engine has it for those over HTTP/1.1.
+const MAX_FIELDS: usize = 256;
+
+/// Bytes of a head, likewise: names, values, and what is between them in HTTP/1.1.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Responses with a status of 1xx before the one that was asked for: more than anybody has use for.
+pub const MAX_INTERIM: u8 = 250;
+
 /// What is wrong with a backend's response head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BadResponse {
@@ -33,6 +42,15 @@ pub enum BadResponse {
     /// 101 to something other than what was asked for.
     #[error("a switch to a protocol that was not asked for")]
     OtherProtocol,
+    /// More than a head over HTTP/1.1 may have.
+    #[error("more than {MAX_FIELDS} header fields")]
+    TooManyFields,
+    /// Likewise.
+    #[error("more than {} KiB of header fields", MAX_BYTES >> 10)]
+    TooLarge,
+    /// Someone who never comes to the point.
+    #[error("more than {MAX_INTERIM} responses before the one that was asked for")]
+    TooManyInterim,
     /// A control character in a value (RFC 9110 §5.5).
     #[error("a control character in a header field")]
     ControlCharacter,
@@ -54,6 +72,10 @@ pub fn check_response(
     if headers.values().any(|value| has_control(value.as_bytes())) {
         return Err(BadResponse::ControlCharacter);
     }
+    if version == Version::HTTP_2 {
+        // The engine lets 16 MiB pass there.
+        check_size(headers)?;
+    }
     let length = content_length(headers)?;
     let is_chunked = check_encoding(version, headers)?;
     if is_chunked && length.is_some() {
@@ -67,6 +89,28 @@ pub fn check_response(
         check_upgrade(version, headers, upgrade)?;
     }
     Ok(())
+}
+
+/// Checks that there are no more fields than a client can be expected to take.
+///
+/// # Errors
+/// [`BadResponse::TooManyFields`] and [`BadResponse::TooLarge`].
+pub fn check_size(fields: &HeaderMap) -> Result<(), BadResponse> {
+    const AROUND: usize = ": \r\n".len();
+    if fields.len() > MAX_FIELDS {
+        return Err(BadResponse::TooManyFields);
+    }
+    let bytes = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND);
+    if bytes.sum::<usize>() > MAX_BYTES { Err(BadResponse::TooLarge) } else { Ok(()) }
+}
+
+/// The one spelling of a length that [`check_response`] has let pass, where it has another: with zeros
+/// in front, which not everybody on the way need read alike.
+#[must_use]
+pub fn plain_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    let has_zeros = value.len() > 1 && value.starts_with('0');
+    if has_zeros { value.parse().ok() } else { None }
 }
 
 /// Whether a value holds what could end a line or confuse a reader. All values together are a few
@@ -165,6 +209,34 @@ mod tests {
         for version in [Version::HTTP_10, Version::HTTP_2] {
             let lines = [("transfer-encoding", "chunked")];
             assert_eq!(check(200, version, &lines, None), Err(Encoding), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_has_one_spelling() {
+        for (text, plain) in [("0", None), ("20", None), ("02", Some(2)), ("000", Some(0))] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static(text));
+            assert_eq!(plain_length(&headers), plain, "{text}");
+        }
+    }
+
+    #[test]
+    fn heads_over_h2_are_no_larger_than_those_over_http1() {
+        let name = |index: usize| HeaderName::try_from(format!("x-{index}")).unwrap();
+        let of = |count: usize, bytes: usize| -> HeaderMap {
+            let value = HeaderValue::try_from("y".repeat(bytes)).unwrap();
+            (0..count).map(|index| (name(index), value.clone())).collect()
+        };
+        for (headers, expected) in [
+            (of(256, 100), Ok(())),
+            (of(257, 1), Err(BadResponse::TooManyFields)),
+            (of(1, 1_048_000), Ok(())),
+            (of(1, 1 << 20), Err(BadResponse::TooLarge)),
+            (of(256, 4096), Err(BadResponse::TooLarge)),
+        ] {
+            let found = check_response(StatusCode::OK, Version::HTTP_2, &headers, None);
+            assert_eq!(found, expected, "{} fields", headers.len());
         }
     }
 
