@@ -130,6 +130,13 @@ fn is_message(text: &'static str) -> impl Fn(&Value) -> bool {
     move |line| field(line, "message") == text
 }
 
+/// The process group that a process is in (proc_pid_stat(5)).
+fn group(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(2).unwrap().parse().unwrap()
+}
+
 fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
@@ -150,10 +157,18 @@ shutdown: { grace: 1s }
         all
     };
     let (first, bound) = (gateways.first.id(), addresses(&gateways));
+    let own_group = group(first);
     assert_eq!(gateways.serving().await, first);
     let (mut before, mut last) = (0, first);
     for generation in 2..=4 {
         let next = gateways.upgrade(&[]).await;
+        // What speaks to the group, as a terminal does, speaks to it as to the one before.
+        let as_before = async {
+            while group(next) != own_group {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("return to the process group", as_before).await;
         match generation {
             2 => {
                 assert_eq!(gateways.first.end().await.code(), Some(0));

@@ -17,6 +17,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::process::{Pid, getpgid, setpgid};
 use tokio::io::AsyncReadExt as _;
 
 /// Holds `PID:CONNECTION:STDERR`: the older process, and the descriptors of the connection to it and
@@ -35,6 +36,8 @@ pub(super) struct Predecessor {
     connection: UnixStream,
     /// Until then our standard error is a pipe to it, for what is printed before there is a log.
     stderr: Option<OwnedFd>,
+    /// The process group it is in: a terminal, and many a supervisor, speaks to all of that.
+    group: Option<Pid>,
 }
 
 impl Predecessor {
@@ -50,7 +53,7 @@ impl Predecessor {
         let Ok(text) = std::env::var(VARIABLE) else { return Ok(None) };
         // SAFETY: the caller says that no other thread runs.
         unsafe { std::env::remove_var(VARIABLE) };
-        let (_, connection, stderr) = match parse(&text) {
+        let (parent, connection, stderr) = match parse(&text) {
             Some(read) if read.0 == std::os::unix::process::parent_id() => read,
             _ => {
                 let text = format!("{VARIABLE}={text} names no parent of this process");
@@ -67,7 +70,8 @@ impl Predecessor {
         unsafe {
             std::env::set_var("LISTEN_PID", std::process::id().to_string());
         }
-        Ok(Some(Self { connection, stderr }))
+        let group = getpgid(i32::try_from(parent).ok().and_then(Pid::from_raw)).ok();
+        Ok(Some(Self { connection, stderr, group }))
     }
 
     /// Has standard error go where it is to go from now on.
@@ -99,10 +103,16 @@ impl Predecessor {
         let connection = self.connection.set_nonblocking(true);
         let connection =
             connection.and_then(|()| tokio::net::UnixStream::from_std(self.connection));
-        match connection {
+        let is_told = match connection {
             Ok(mut connection) => matches!(connection.read(&mut [0]).await, Ok(1)),
             Err(_) => false,
+        };
+        if let (true, Some(group)) = (is_told, self.group) {
+            // Until here a group of our own let us be ended with all that we might have started. Fails
+            // only when the older one has ended meanwhile, and nobody else is in its group.
+            let _ = setpgid(None, Some(group));
         }
+        is_told
     }
 }
 

@@ -11,11 +11,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, ChildStderr};
 
@@ -43,7 +45,8 @@ pub struct Successor {
     /// What it has said over the connection, and what it has printed.
     told: Vec<u8>,
     printed: Vec<u8>,
-    has_taken_over: bool,
+    /// It has taken over, or has been ended already.
+    is_left_alone: bool,
 }
 
 /// It has ended before it served.
@@ -79,6 +82,9 @@ impl Successor {
         let _in_use = occupy(stderr)?;
         let mut command = Command::new(program);
         command.args(env::args_os().skip(1)).stderr(Stdio::piped());
+        // What it starts in turn has our sockets as well, and is to end with it. It comes back to our own
+        // group once it takes over.
+        command.process_group(0);
         command.env(VARIABLE, format!("{}:{connection}:{stderr}", std::process::id()));
         command.env("LISTEN_FDS", names.len().to_string());
         if names.is_empty() {
@@ -102,8 +108,8 @@ impl Successor {
         let gone = || io::Error::other("the process is gone");
         let (pid, stderr) = (child.id().ok_or_else(gone)?, child.stderr.take().ok_or_else(gone)?);
         let (told, printed) = (Vec::new(), Vec::new());
-        let has_taken_over = false;
-        Ok(Self { child, pid, connection, word, stderr, told, printed, has_taken_over })
+        let is_left_alone = false;
+        Ok(Self { child, pid, connection, word, stderr, told, printed, is_left_alone })
     }
 
     /// The process's number.
@@ -157,21 +163,33 @@ impl Successor {
 
     /// Tells it that all is its own, and never ends it from here on.
     pub fn hand_over(&mut self) {
-        self.has_taken_over = true;
+        self.is_left_alone = true;
         // If it has just ended there is nobody to tell.
         let _ = self.word.write_all(b"\n");
     }
 
-    /// Ends it, and waits until it has.
+    /// Ends it and what it has started, and waits until it has ended.
     pub async fn kill(mut self) {
+        self.kill_group();
         // Fails only when it has ended.
         let _ = self.child.kill().await;
+        // Its number may be another's from here on.
+        self.is_left_alone = true;
+    }
+
+    /// Ends all of its group. It may have ended itself, and have left others there.
+    fn kill_group(&self) {
+        if let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            // Fails only when there is nobody left.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
-        if !self.has_taken_over {
+        if !self.is_left_alone {
+            self.kill_group();
             // Fails only when it has ended. The runtime waits for it.
             let _ = self.child.start_kill();
         }

@@ -68,6 +68,21 @@ async fn a_program_that_does_not_come_up_leaves_the_old_one_serving() {
 }
 
 #[tokio::test]
+async fn nothing_that_a_failed_program_has_started_keeps_the_sockets() {
+    let gateways = Generations::start(YAML).await;
+    let start = "sleep 600 & echo $! > left";
+    for (name, text) in [("waits", format!("{start}; wait")), ("fails", format!("{start}; exit 3"))]
+    {
+        let program = script(gateways.directory(), name, &text);
+        let output = gateways.ask(&["--binary", &program, "--timeout", "1s"]).await;
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", said(&output));
+        let left = fs::read_to_string(gateways.directory().join("left")).unwrap();
+        gone(left.trim().parse().unwrap(), gateways.directory()).await;
+        assert_serves(&gateways).await;
+    }
+}
+
+#[tokio::test]
 async fn a_configuration_that_the_new_process_refuses_is_shown() {
     let secret = YAML.replace("shutdown", "# token: hunter2 hunter2\nshutdwon");
     let gateways = Generations::start(YAML).await;
