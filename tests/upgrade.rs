@@ -228,3 +228,38 @@ async fn the_program_is_taken_from_where_it_lies_by_now() {
     assert!(started.starts_with("run ") && started.contains("gateway.yaml"), "{started}");
     assert_eq!(gateways.first.client().get("/").await.text(), "here");
 }
+
+#[tokio::test]
+async fn a_process_that_drains_opens_its_log_anew_as_well() {
+    let origin = crate::support::Origin::start().await;
+    let yaml = format!(
+        "listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
+         sites: {{ \"*\": {{ upstream: \"{}\" }} }}\n\
+         log: {{ access: {{ file: access.log }} }}\nshutdown: {{ grace: 60s }}\n",
+        origin.url()
+    );
+    let mut gateways = Generations::start(&yaml).await;
+    let [log, old] = ["access.log", "access.1"].map(|name| gateways.directory().join(name));
+    let client = gateways.first.client();
+    assert_eq!(client.get("/before").await.status, 200);
+    origin.hold();
+    let held = tokio::spawn(async move { client.get("/held").await.status });
+    origin.received(2).await;
+    let next = gateways.upgrade(&[]).await;
+    // As logrotate does it, of which both processes hear; here the old one alone, for its part.
+    fs::rename(&log, &old).unwrap();
+    gateways.first.signal("HUP");
+    let opened = async {
+        while !log.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("file that was opened anew", opened).await;
+    origin.release();
+    assert_eq!(held.await.unwrap(), 200);
+    assert_eq!(gateways.first.end().await.code(), Some(0));
+    let written = fs::read_to_string(&log).unwrap();
+    assert!(written.contains("/held") && !written.contains("/before"), "{written}");
+    signal(next, "TERM");
+    gone(next, gateways.directory()).await;
+}

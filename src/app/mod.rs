@@ -197,7 +197,9 @@ fn begin_background(
     manager: &service::Manager,
 ) -> Pulse {
     let (background, control) = (&running.background, &running.control);
-    background.spawn("reloads", reloads.pass_on(control.clone(), background.stop_token()));
+    let shared = Arc::clone(&running.shared);
+    let reopen = move || shared.access.load().reopen();
+    background.spawn("reloads", reloads.pass_on(control.clone(), reopen, background.stop_token()));
     background.spawn("upgrades", upgrades.pass_on(control.clone(), background.stop_token()));
     if running.file.is_some() {
         let files = running.watched.subscribe();

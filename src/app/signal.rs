@@ -114,11 +114,13 @@ impl ReloadRequests {
         })
     }
 
-    /// Asks for a reload at every request until `stop`. Requests that come during one are one.
-    pub async fn pass_on(mut self, control: Control, stop: CancellationToken) {
+    /// Asks for a reload at every request until `stop`. Requests that come during one are one. When the
+    /// process drains, nothing is reloaded any more, but `reopen` is called: whoever moves a log file away
+    /// asks for a reload.
+    pub async fn pass_on(mut self, control: Control, reopen: impl Fn(), stop: CancellationToken) {
         while let Some(reason) = stop.run_until_cancelled(self.next()).await {
             if let Some(Err(_)) = stop.run_until_cancelled(control.reload(reason)).await {
-                return;
+                reopen();
             }
         }
     }
