@@ -2,7 +2,7 @@
 //! used again.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub struct Endpoint {
 struct State {
     in_flight: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
+    /// Nobody looks after `idle` any more. Set and read while that is locked.
+    is_closed: AtomicBool,
     monitor: Mutex<Monitor>,
     /// What ALPN has picked: 0 is unknown, 1 is h2, else HTTP/1.1 is believed until so many
     /// milliseconds after [`EPOCH`].
@@ -163,6 +165,8 @@ impl Endpoint {
     /// When `limit` are kept already it is closed; of those that are somebody's the oldest is, whose
     /// owner is the likeliest to be gone. Its `alarm` stays set, so that most requests get on without
     /// touching the runtime's timers.
+    ///
+    /// None is kept where the endpoint is [closed](Self::close).
     pub fn keep(
         &self,
         transport: Transport,
@@ -173,7 +177,8 @@ impl Endpoint {
         let owner = Owner::of(announcement);
         let mut idle = self.lock_idle();
         let is_full = idle.len() >= limit;
-        if is_full && (announcement.is_none() || idle.is_empty()) {
+        let is_closed = self.state.is_closed.load(Ordering::Relaxed);
+        if is_closed || (is_full && (announcement.is_none() || idle.is_empty())) {
             return;
         }
         let oldest = is_full.then(|| idle.remove(0));
@@ -202,6 +207,20 @@ impl Endpoint {
     /// Closes every waiting connection.
     pub fn close_idle(&self) {
         self.lock_idle().clear();
+    }
+
+    /// Closes every waiting connection and keeps none from here on, unless the pool of another
+    /// generation has taken the endpoint over.
+    pub fn close(&self) {
+        if self.has_successor() {
+            return;
+        }
+        let mut idle = self.lock_idle();
+        self.state.is_closed.store(true, Ordering::Relaxed);
+        let closed = std::mem::take(&mut *idle);
+        drop(idle);
+        // Closed while nobody waits for the list.
+        drop(closed);
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Vec<Idle>> {

@@ -44,7 +44,7 @@ async fn sweep_idle(pool: &Pool, stop: &CancellationToken) {
             endpoint.sweep(now, max_idle);
         }
     }
-    for endpoint in pool.endpoints().iter().filter(|endpoint| !endpoint.has_successor()) {
-        endpoint.close_idle();
+    for endpoint in pool.endpoints() {
+        endpoint.close();
     }
 }

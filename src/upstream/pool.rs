@@ -337,6 +337,7 @@ impl Pool {
         list.sort_by_key(|endpoint| endpoint.server_index);
         for endpoint in old.iter().filter(|old| !addresses.contains(&old.address.ip())) {
             endpoint.close_idle();
+            endpoint.close();
         }
         members.list = list;
         members.unresolved.retain(|one| *one != index);

@@ -7,7 +7,7 @@ use http::Request;
 use serde_json::Value;
 
 use super::{ask, is_message, says, yaml};
-use crate::support::{Client, Connection, Gateway, Origin, Peer, field, within};
+use crate::support::{Client, Connection, Gateway, Origin, Peer, Stage, field, within};
 
 #[tokio::test]
 async fn a_websocket_outlives_its_own_site() {
@@ -233,4 +233,31 @@ async fn another_access_log_costs_no_line() {
     assert_eq!(["first", "second", "third"].map(lines).iter().sum::<usize>(), asked);
     let line = gateway.wait_log(is_message("terminated")).await;
     assert_eq!(field(&line, "dropped_lines"), 0, "{line}");
+}
+
+#[tokio::test]
+async fn a_pool_that_is_gone_keeps_no_connection() {
+    let origin = Stage::open().await;
+    let ours = format!("  app.test: {{ upstream: \"{}\" }}\n", origin.url());
+    let gateway = Gateway::start(yaml(&ours)).await;
+    // The pool lives on as long as its last exchange does.
+    let mut socket = gateway.client().connect().await;
+    let head =
+        b"GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    socket.send(head).await.unwrap();
+    let (mut tunnel, _) = origin.accept_head().await;
+    let switch =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    tunnel.send(switch).await.unwrap();
+    socket.read_until(b"\r\n\r\n").await.unwrap();
+    let client = gateway.client().host("app.test");
+    let reply = tokio::spawn(async move { client.get("/").await.status });
+    let (mut late, _) = origin.accept_head().await;
+    gateway.reload(&yaml(&says("b.test", "b")), 2).await;
+    late.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    assert_eq!(reply.await.unwrap(), 200);
+    let end = within("the connection's end", late.read_to_end()).await;
+    assert_eq!(end.unwrap(), b"", "nobody would ever look after it");
+    tunnel.send(b"still here").await.unwrap();
+    assert_eq!(socket.read_exact(10).await.unwrap(), b"still here");
 }
