@@ -17,7 +17,7 @@ use super::StartError;
 use super::prepare::Basis;
 use crate::config::listener::{BindAddress, Listener, Protocol};
 use crate::listen::connection::{Door, Surroundings, enable_fast_open};
-use crate::listen::{Bound, Inherited, Owner, bind_address};
+use crate::listen::{BindCause, BindError, Bound, Inherited, Owner, bind_address, bind_beside};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
 use crate::telemetry::metrics::ListenerMetrics;
@@ -32,7 +32,7 @@ pub(super) struct Socket {
     /// Ends its accept loop.
     pub(super) close: CancellationToken,
     /// The other handle to the socket that is accepted on, for changes of its options.
-    handle: std::net::TcpListener,
+    pub(super) handle: Arc<std::net::TcpListener>,
 }
 
 /// Where a socket is.
@@ -129,7 +129,8 @@ impl Socket {
         door: &Arc<Door>,
         close: CancellationToken,
     ) -> Self {
-        Self { at, door: Arc::new(ArcSwap::new(Arc::clone(door))), close, handle }
+        let door = Arc::new(ArcSwap::new(Arc::clone(door)));
+        Self { at, door, close, handle: Arc::new(handle) }
     }
 
     /// Another handle, and what its owner calls it.
@@ -146,7 +147,7 @@ impl Socket {
         let mut outcome = Ok(());
         if old.backlog != new.backlog {
             let backlog = i32::try_from(new.backlog).unwrap_or(i32::MAX);
-            outcome = SockRef::from(&self.handle).listen(backlog);
+            outcome = SockRef::from(&*self.handle).listen(backlog);
         }
         if old.tcp_fast_open != new.tcp_fast_open {
             let queue = new.tcp_fast_open.unwrap_or(0);
@@ -158,14 +159,14 @@ impl Socket {
     }
 }
 
-/// Finds sockets for every address of `listeners`: those at `present` where there are any, else
-/// `inherited` ones, else new ones.
+/// Finds sockets for every address of `listeners`: those at `present`, which have `handles`, where there
+/// are any, else `inherited` ones, else new ones.
 ///
 /// # Errors
 /// [`StartError`] for the first address that cannot be had. What was bound is closed again.
 pub(super) fn place(
     listeners: &[Listener],
-    present: &[Place],
+    (present, handles): (&[Place], &[Arc<std::net::TcpListener>]),
     inherited: &mut Inherited,
 ) -> Result<Vec<NextSocket>, StartError> {
     let wanted: Vec<(usize, BindAddress)> = listeners
@@ -181,7 +182,9 @@ pub(super) fn place(
         let found: Vec<_> = if kept.is_empty() {
             let owner = Owner::Listener(&listener.name);
             let bound = match inherited.take(owner, address) {
-                none if none.is_empty() => vec![bind_address(listener, address)?],
+                none if none.is_empty() => {
+                    vec![bind_anew(listener, address, handles, inherited)?]
+                }
                 taken => taken,
             };
             bound.into_iter().map(|bound| fresh(listener, bound)).collect::<Result<_, _>>()?
@@ -194,6 +197,31 @@ pub(super) fn place(
         }
     }
     Ok(sockets)
+}
+
+/// Binds `address`. One that is for all addresses of a port and one that is not are in each other's way;
+/// where sockets of ours are, which the next configuration has no use for, it is bound beside them.
+fn bind_anew(
+    listener: &Listener,
+    address: BindAddress,
+    handles: &[Arc<std::net::TcpListener>],
+    inherited: &Inherited,
+) -> Result<Bound, BindError> {
+    let error = match bind_address(listener, address) {
+        Err(error) if error.cause == BindCause::InUse => error,
+        outcome => return outcome,
+    };
+    let is_in_the_way = |socket: &&std::net::TcpListener| {
+        socket.local_addr().is_ok_and(|local| {
+            let is_any = local.ip().is_unspecified() || error.address.ip().is_unspecified();
+            local.port() == error.address.port() && is_any
+        })
+    };
+    let ours = handles.iter().map(|handle| &**handle).chain(inherited.left());
+    match ours.filter(is_in_the_way).collect::<Vec<_>>() {
+        ours if ours.is_empty() => Err(error),
+        ours => bind_beside(listener, address, &ours),
+    }
 }
 
 fn fresh(listener: &Listener, bound: Bound) -> Result<(SocketAddr, Origin), StartError> {

@@ -246,6 +246,7 @@ async fn start(
         inputs: Inputs::default(),
         doors: Vec::new(),
         sockets: Vec::new(),
+        handles: Vec::new(),
         admin: None,
         store: Arc::clone(&certificates.store),
         tickets: certificates.tickets.clone(),

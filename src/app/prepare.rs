@@ -36,6 +36,8 @@ pub(super) struct Basis {
     pub(super) inputs: Inputs,
     pub(super) doors: Vec<Arc<Door>>,
     pub(super) sockets: Vec<Place>,
+    /// Of the same sockets.
+    pub(super) handles: Vec<Arc<TcpListener>>,
     pub(super) admin: Option<AdminPlace>,
     pub(super) store: Arc<CertStore>,
     pub(super) tickets: Tickets,
@@ -115,7 +117,8 @@ pub(super) fn prepare(
 ) -> Result<Prepared, StartError> {
     let mut config = loaded.config.clone();
     config.gather_names();
-    let sockets = listeners::place(&config.listeners, &basis.sockets, &mut inherited)?;
+    let present = (&basis.sockets[..], &basis.handles[..]);
+    let sockets = listeners::place(&config.listeners, present, &mut inherited)?;
     let mut admin = next_admin(config.admin.as_ref(), basis.admin.as_ref(), &mut inherited)?;
     inherited.close();
     let (fleet, events) = (basis.fleet.clone(), &basis.events);

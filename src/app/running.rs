@@ -162,6 +162,7 @@ impl Running {
             inputs: self.inputs.clone(),
             doors: self.doors.clone(),
             sockets: self.sockets.iter().map(|socket| socket.at.clone()).collect(),
+            handles: self.sockets.iter().map(|socket| Arc::clone(&socket.handle)).collect(),
             admin: self.admin.as_ref().map(|admin| admin.at.clone()),
             store: Arc::clone(&self.certificates.store),
             tickets: self.certificates.tickets.clone(),

@@ -57,6 +57,11 @@ impl Inherited {
         wanted.into_iter().filter_map(|(_, socket)| bound(socket)).collect()
     }
 
+    /// Those that nobody has taken.
+    pub fn left(&self) -> impl Iterator<Item = &TcpListener> {
+        self.0.iter().map(|(_, socket)| socket)
+    }
+
     /// Closes what no listener has taken, and says so.
     pub fn close(self) {
         for (_, unused) in self.0 {

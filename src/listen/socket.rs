@@ -45,6 +45,8 @@ pub struct BindError {
 pub enum BindCause {
     /// Another socket has it.
     InUse,
+    /// A socket of ours has the port, for more or for other addresses.
+    Ours,
     /// The process may not take a port below 1024. Unix only.
     PrivilegedPort,
     /// Not allowed; on Windows that is a port which is reserved or held by another program.
@@ -129,18 +131,65 @@ mod unusable {
 /// # Errors
 /// [`BindError`] when it cannot be had.
 pub fn bind_address(listener: &Listener, address: BindAddress) -> Result<Bound, BindError> {
+    bind_with(listener, address, false)
+}
+
+/// The same where sockets of `ours` listen on the port already, for more addresses or for fewer. They go
+/// on listening, so that nobody is refused in between; it is the caller's to close them.
+///
+/// # Errors
+/// [`BindError`] when it cannot be had, with [`BindCause::Ours`] where the system lets none of the
+/// process's own sockets stand beside another.
+pub fn bind_beside(
+    listener: &Listener,
+    address: BindAddress,
+    ours: &[&TcpListener],
+) -> Result<Bound, BindError> {
+    let share = |is_shared| {
+        for socket in ours {
+            // Without it binding fails, which tells.
+            let _ = share_port(&SockRef::from(*socket), is_shared);
+        }
+    };
+    share(true);
+    let bound = bind_with(listener, address, true);
+    share(false);
+    bound.map_err(|error| match error.cause {
+        BindCause::InUse => BindError { cause: BindCause::Ours, ..error },
+        _ => error,
+    })
+}
+
+fn bind_with(
+    listener: &Listener,
+    address: BindAddress,
+    is_shared: bool,
+) -> Result<Bound, BindError> {
     match address {
-        BindAddress::Addr(address) => listen(listener, address, true),
+        BindAddress::Addr(address) => listen(listener, address, (true, is_shared)),
         BindAddress::Any { port } => {
             let every = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-            match listen(listener, every, false) {
+            match listen(listener, every, (false, is_shared)) {
                 Err(error) if error.cause.is_no_ipv6() => {
-                    listen(listener, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), true)
+                    let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+                    listen(listener, every, (true, is_shared))
                 }
                 outcome => outcome,
             }
         }
     }
+}
+
+/// Lets sockets of the same user that are shared as well be bound to the same port, or no more. Linux
+/// asks when they are bound, whether or not they listen then (socket(7), `SO_REUSEPORT`).
+#[cfg(target_os = "linux")]
+fn share_port(socket: &Socket, is_shared: bool) -> io::Result<()> {
+    socket.set_reuse_port(is_shared)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn share_port(_socket: &Socket, _is_shared: bool) -> io::Result<()> {
+    Ok(())
 }
 
 /// Keeps other processes from binding the same port beside us: without this, one that sets
@@ -166,8 +215,9 @@ fn take_exclusively(socket: &Socket) -> io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn listen(listener: &Listener, address: SocketAddr, is_only_v6: bool) -> Result<Bound, BindError> {
-    open(listener, address, is_only_v6).map_err(|source| BindError {
+/// `how` says whether an IPv6 address is that alone, and whether its port is shared with sockets of ours.
+fn listen(listener: &Listener, address: SocketAddr, how: (bool, bool)) -> Result<Bound, BindError> {
+    open(listener, address, how).map_err(|source| BindError {
         listener: listener.name.clone(),
         address,
         cause: BindCause::of(&source, address),
@@ -175,7 +225,11 @@ fn listen(listener: &Listener, address: SocketAddr, is_only_v6: bool) -> Result<
     })
 }
 
-fn open(listener: &Listener, address: SocketAddr, is_only_v6: bool) -> io::Result<Bound> {
+fn open(
+    listener: &Listener,
+    address: SocketAddr,
+    (is_only_v6, is_shared): (bool, bool),
+) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(is_only_v6)?;
@@ -187,8 +241,14 @@ fn open(listener: &Listener, address: SocketAddr, is_only_v6: bool) -> io::Resul
     #[cfg(windows)]
     take_exclusively(&socket)?;
     socket.set_nonblocking(true)?;
+    if is_shared {
+        share_port(&socket, true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
+    if is_shared {
+        share_port(&socket, false)?;
+    }
     let socket = TcpListener::from(socket);
     let local = socket.local_addr()?;
     Ok(Bound { socket, local })
@@ -233,6 +293,10 @@ impl fmt::Display for BindCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::InUse => "the address is in use; stop the other program or choose another port",
+            Self::Ours => {
+                "the gateway itself listens on this port, for other addresses than the configuration \
+                 asks for now; that takes a restart to change"
+            }
             Self::PrivilegedPort => {
                 "ports below 1024 need a privilege; grant it with \
                  `setcap cap_net_bind_service=+ep`, use authbind, or choose a higher port"

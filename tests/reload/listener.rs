@@ -175,3 +175,33 @@ async fn settings_of_a_listener_hold_for_its_next_connections() {
     assert_eq!(ask(&mut old, "a.test", "/").await.unwrap().text(), "one");
     assert_eq!(gateway.addresses("tls").len(), 1, "the same socket");
 }
+
+#[tokio::test]
+async fn an_address_is_widened_and_narrowed_without_a_moment_of_refusal() {
+    let sites = format!("sites:\n{}", says("\"*\"", "one"));
+    let gateway = Gateway::start(yaml(&[WEB], &sites)).await;
+    let address = gateway.address("web");
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let visits = tokio::spawn(async move {
+        let mut count = 0_usize;
+        while stopped.try_recv().is_err() {
+            Client::new(address).try_connect().await.expect("the port is open");
+            count += 1;
+        }
+        count
+    });
+    let every = format!(":{}", address.port());
+    let one = address.to_string();
+    for (generation, bind) in [(2, &every), (3, &one), (4, &every)] {
+        let web = format!("web: {{ bind: \"{bind}\", protocol: http }}");
+        gateway.reload(&yaml(&[&web], &sites), generation).await;
+        let local = gateway.addresses("web").pop().unwrap();
+        assert_eq!(local.ip().is_unspecified(), *bind == every, "{bind}: {local}");
+        assert_eq!(Client::new(address).get("/").await.text(), "one", "{bind}");
+        // Nobody else may have a part of it.
+        let taken = std::net::TcpListener::bind(address).unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse, "{bind}");
+    }
+    stop.send(()).unwrap();
+    assert!(visits.await.unwrap() > 0);
+}
