@@ -218,8 +218,7 @@ impl ProxyHttp for Hooks {
         mut error: Box<Error>,
     ) -> Box<Error> {
         engine::note_attempt(None, None);
-        let is_retried = retry::after_connect(exchange, &error);
-        error.set_retry(is_retried);
+        error.set_retry(retry::after_connect(exchange));
         error
     }
 

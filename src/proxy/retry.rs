@@ -20,19 +20,15 @@ use crate::upstream::DialFailure;
 /// Whether a request whose connection failed to come about may go to another server. It was not
 /// sent, so any method may. Never to the same one, which would say the same.
 #[must_use]
-pub(super) fn after_connect(exchange: &mut Exchange, error: &Error) -> bool {
+pub(super) fn after_connect(exchange: &mut Exchange) -> bool {
     let Some(attempt) = exchange.attempt.clone() else { return false };
-    if attempt.dial_failure().is_none() && *error.root_etype() == ErrorType::BindError {
-        // So the engine's own connector has it.
-        attempt.fail_dial(DialFailure::NoPort(io::ErrorKind::AddrNotAvailable.into()));
-    }
     let mut target = Target::Another;
     if let Some(DialFailure::NoPort(cause)) = attempt.dial_failure() {
         // Whether or not another server can help.
         exchange.shared.pressure.lack_port(&attempt.endpoint().label, cause);
         target = Target::First;
     }
-    // The engine's own connector leaves no mark; whatever it says, nothing was sent.
+    // The engine's own TLS leaves no mark; whatever it says, nothing was sent.
     let is_retryable = attempt.dial_failure().is_none_or(DialFailure::is_retryable);
     attempt.pool.spec().retry.after_connect
         && is_retryable

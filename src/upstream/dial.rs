@@ -193,15 +193,15 @@ async fn dial_with(
 /// # Errors
 /// [`DialFailure`].
 pub(super) async fn open(endpoint: &Endpoint, opening: &[u8]) -> Result<TcpStream, DialFailure> {
-    let mut stream = match connect(endpoint.address).await {
+    let (address, other) = endpoint.addresses();
+    let mut stream = match (connect(address).await, other) {
         // Without IPv6 there is no address for its loopback.
-        Err(failure @ (DialFailure::Refused(_) | DialFailure::NoPort(_))) => {
-            match endpoint.alternate {
-                Some(alternate) => connect(alternate).await?,
-                None => return Err(failure),
-            }
+        (Err(DialFailure::Refused(_) | DialFailure::NoPort(_)), Some(other)) => {
+            let stream = connect(other).await?;
+            endpoint.found_at(other);
+            stream
         }
-        outcome => outcome?,
+        (outcome, _) => outcome?,
     };
     if !opening.is_empty() {
         stream.write_all(opening).await.map_err(DialFailure::from_connect)?;

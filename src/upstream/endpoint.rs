@@ -24,7 +24,8 @@ pub struct Endpoint {
     pub server: Server,
     /// Where it is dialled.
     pub address: SocketAddr,
-    /// Dialled when `address` refuses: the other loopback family of a server called `localhost`.
+    /// Dialled when `address` refuses, and first once it has answered in its place: the other loopback
+    /// family of a server called `localhost`.
     pub alternate: Option<SocketAddr>,
     /// `10.0.0.5:8080`, for logs and metrics.
     pub label: String,
@@ -42,6 +43,8 @@ struct State {
     /// What ALPN has picked: 0 is unknown, 1 is h2, else HTTP/1.1 is believed until so many
     /// milliseconds after [`EPOCH`].
     spoken: AtomicU64,
+    /// It was the alternate address that answered last.
+    is_at_alternate: AtomicBool,
 }
 
 /// How long an endpoint that has picked HTTP/1.1 is not asked again: it may learn h2 with an update.
@@ -81,6 +84,23 @@ impl Endpoint {
     #[must_use]
     pub fn succeeding(self, previous: &Self) -> Self {
         Self { state: Arc::clone(&previous.state), ..self }
+    }
+
+    /// Where it is dialled first, and where when that refuses.
+    #[must_use]
+    pub fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        match self.alternate {
+            Some(alternate) if self.state.is_at_alternate.load(Ordering::Relaxed) => {
+                (alternate, Some(self.address))
+            }
+            alternate => (self.address, alternate),
+        }
+    }
+
+    /// Notes that of its addresses this one has answered when the other refused.
+    pub fn found_at(&self, address: SocketAddr) {
+        let is_alternate = self.alternate == Some(address);
+        self.state.is_at_alternate.store(is_alternate, Ordering::Relaxed);
     }
 
     /// Whether both are the same address of the same server.

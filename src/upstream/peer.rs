@@ -137,7 +137,10 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     let spec = pool.spec();
     let server = &attempt.endpoint().server;
     let sni = if https { pool.server_name(server) } else { String::new() };
-    let mut peer = HttpPeer::new(attempt.endpoint().address, https, sni);
+    // By the address that is dialled first the engine knows its connections again.
+    let (address, _) = attempt.endpoint().addresses();
+    let mut peer = HttpPeer::new(address, https, sni);
+    peer.options.custom_l4 = Some(Arc::new(Opener(Arc::clone(&attempt))));
     // A server that has picked h2 may have changed its mind.
     peer.options.alpn = if spec.protocol == UpstreamProtocol::Auto { ALPN::H2H1 } else { ALPN::H2 };
     peer.options.max_h2_streams = MAX_H2_STREAMS;
@@ -164,7 +167,6 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
         peer.group_key ^= announcement.group;
         peer.options.max_h2_streams = OWN_STREAMS;
         peer.options.idle_timeout = Some(spec.timeouts.pool_idle.min(OWN_IDLE));
-        peer.options.custom_l4 = Some(Arc::new(Opener(Arc::clone(&attempt))));
     }
     if attempt.is_personal() {
         // A group of its own, which nobody asks for again.
@@ -209,8 +211,12 @@ impl L4Connect for Dialer {
     }
 }
 
-/// Opens a connection that begins with the attempt's announcement. What is spoken over it is the
-/// engine's business.
+/// Opens a connection that begins with the attempt's announcement, if it has one. What is spoken over
+/// it is the engine's business. How long that may take is as well.
+///
+/// # Why
+/// The engine's own errors do not say whether it is the server's fault that there is no connection, or
+/// that this process is short of something.
 #[derive(Debug)]
 struct Opener(Arc<Attempt>);
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{gateway, yaml};
-use crate::support::{Client, Gateway, Origin, field, within};
+use crate::support::{Client, Gateway, Origin, Peer, field, within};
 
 fn says(text: &'static str) -> impl Fn(&Value) -> bool {
     move |line| field(line, "message") == text
@@ -190,4 +190,31 @@ async fn out_of_descriptors_the_admin_address_tells_the_log_as_rarely() {
     let log = gateway.log().all();
     let paused = log.iter().find(|line| says("paused accepting on the admin address")(line));
     assert!(paused.is_none(), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn out_of_descriptors_no_server_is_blamed_whatever_it_speaks() {
+    let http1 = Origin::start().await;
+    let h2 = Peer::start("h2_origin.py", &[]).await;
+    let https = crate::support::closed();
+    for (url, protocol) in [
+        (http1.url(), "http/1.1"),
+        (format!("http://{}", h2.address()), "h2c"),
+        (format!("https://{https}"), "h2"),
+    ] {
+        let routes = "routes: [ { match: { path: /here }, respond: here }, { upstream: app } ]";
+        let yaml = yaml(&url, protocol, "").replace("upstream: app, ", &format!("{routes}, "));
+        let gateway = Gateway::start(yaml).await;
+        let mut client = gateway.client().connect().await;
+        client.send(b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(client.read_reply(false).await.unwrap().text(), "here");
+        allow_descriptors(&gateway, Some(0));
+        client.send(b"GET /headers HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let reply = client.read_reply(false).await.unwrap();
+        allow_descriptors(&gateway, None);
+        assert_eq!(reply.status, 503, "{protocol}: {}", reply.text());
+        gateway.wait_log(says("short of descriptors")).await;
+        let line = gateway.wait_access(|line| field(line, "url.path") == "/headers").await;
+        assert_eq!(field(&line, "error.type"), "overloaded", "{protocol}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::heads::H2Origin;
 use super::{config, front};
 use crate::support::{Answer, Gateway, Origin, Peer, Stage, closed, field, within};
 
@@ -330,6 +331,24 @@ async fn localhost_is_found_on_either_family() {
         let (mut origin, _) = stage.accept_head().await;
         origin.send(OK).await.unwrap();
         assert_eq!(reply.await.unwrap(), 200, "{address}");
+    }
+}
+
+#[tokio::test]
+async fn localhost_is_found_on_either_family_over_h2_too() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        if std::net::TcpListener::bind(address).is_err() {
+            eprintln!("skipped {address}: this machine does not have it");
+            continue;
+        }
+        let origin = H2Origin::start_at(address).await;
+        let pool = format!("servers: [\"http://localhost:{}\"], protocol: h2c", origin.port);
+        let gateway = Gateway::start(config(&pool)).await;
+        for _ in 0..8 {
+            assert_eq!(gateway.client().get("/fields/1/1").await.status, 200, "{address}");
+        }
+        // The engine knows those again that went where the next one goes first.
+        assert!(origin.connections() <= 2, "{address}: {}", origin.connections());
     }
 }
 
