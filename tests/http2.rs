@@ -860,7 +860,8 @@ async fn an_answer_passes_while_the_backend_ignores_the_body() {
     gateway.wait_access(|_| true).await;
     let result = playing.await.unwrap();
     assert_eq!(result["streams"]["1"]["status"], 413, "{}", result["streams"]["1"]["reset"]);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    // What nobody will read is not held for long.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub(super) struct Queue {
     bytes: BytesMut,
     /// Since when the server has taken nothing.
     pub(super) stuck_since: Option<Instant>,
+    /// The same, not counted from before its answer was complete.
+    pub(super) late_since: Option<Instant>,
     /// Whether to flush behind the bytes: with TLS some may be left in its own buffer.
     is_flushing: bool,
     /// Nothing more is sent.

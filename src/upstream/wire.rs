@@ -79,6 +79,9 @@ const TURNS: u8 = 3;
 /// How much of a request is queued at once whoever sends it.
 const EASY: usize = 64 << 10;
 
+/// How long a server that has answered may take nothing of the request.
+const LATE: Duration = Duration::from_secs(2);
+
 /// How much longer a piece of the response waits for each byte of the request that is queued, if its
 /// client cannot be kept from sending: with a full queue two seconds.
 const DELAY: Duration = Duration::from_micros(2);
@@ -160,8 +163,14 @@ impl Wire {
     /// the request; in a tunnel it is the client's side that waits for so long.
     fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.attempt.expired().is_none() {
-            let since = *self.queue.stuck_since.get_or_insert_with(Instant::now);
-            let patience = self.attempt.patience(true).map(|(limit, which)| (since + limit, which));
+            let mut since = *self.queue.stuck_since.get_or_insert_with(Instant::now);
+            let mut most = Duration::MAX;
+            if self.attempt.is_answered() {
+                since = since.max(*self.queue.late_since.get_or_insert_with(Instant::now));
+                most = LATE;
+            }
+            let patience = self.attempt.patience(true);
+            let patience = patience.map(|(limit, which)| (since + limit.min(most), which));
             let Some((deadline, which)) = self.first(patience) else { return Poll::Pending };
             ready!(self.alarm.poll(cx, deadline));
             if which != Expired::Read {
