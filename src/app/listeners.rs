@@ -31,6 +31,8 @@ pub(super) struct Socket {
     pub(super) door: Arc<ArcSwap<Door>>,
     /// Ends its accept loop.
     pub(super) close: CancellationToken,
+    /// When that ends, another socket is there for its clients: those that wait are taken.
+    pub(super) yields: CancellationToken,
     /// The other handle to the socket that is accepted on, for changes of its options.
     pub(super) handle: Arc<std::net::TcpListener>,
 }
@@ -130,7 +132,7 @@ impl Socket {
         close: CancellationToken,
     ) -> Self {
         let door = Arc::new(ArcSwap::new(Arc::clone(door)));
-        Self { at, door, close, handle: Arc::new(handle) }
+        Self { at, door, close, yields: CancellationToken::new(), handle: Arc::new(handle) }
     }
 
     /// Another handle, and what its owner calls it.

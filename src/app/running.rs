@@ -23,7 +23,7 @@ use crate::admin::{self, Control, Desk, LastReload, View};
 use crate::config::listener::BindAddress;
 use crate::config::process::LogFile;
 use crate::listen::Owner;
-use crate::listen::connection::{Census, Door, Surroundings, accept};
+use crate::listen::connection::{Census, Door, Surroundings, accept, take_waiting};
 use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
 use crate::proxy::generation::Generation;
@@ -197,8 +197,13 @@ impl Running {
         self.shared.current.store(generation);
         self.lists.send_replace(lists);
         self.view.store(Arc::new(view));
-        for (socket, door, close) in fresh {
-            self.accepting.spawn("accept", accept(socket, door, close));
+        for Fresh { socket, handle, door, close, yields } in fresh {
+            self.accepting.spawn("accept", async move {
+                accept(socket, Arc::clone(&door), close).await;
+                if yields.is_cancelled() {
+                    take_waiting(&handle, &door.load_full());
+                }
+            });
         }
         for pool in retired {
             pool.stop.cancel();
@@ -276,12 +281,18 @@ impl Running {
                 Origin::Bound { socket, handle } => {
                     log_listening(&at.listener, at.local);
                     let kept = Socket::new(at, handle, door, self.close.child_token());
-                    fresh.push((socket, Arc::clone(&kept.door), kept.close.clone()));
+                    let (handle, door) = (Arc::clone(&kept.handle), Arc::clone(&kept.door));
+                    let (close, yields) = (kept.close.clone(), kept.yields.clone());
+                    fresh.push(Fresh { socket, handle, door, close, yields });
                     self.sockets.push(kept);
                 }
             }
         }
         for gone in present.into_iter().flatten() {
+            let port = gone.at.local.port();
+            if self.sockets.iter().any(|other| other.at.local.port() == port) {
+                gone.yields.cancel();
+            }
             gone.close.cancel();
             let (listener, address) = (&gone.at.listener, gone.at.local);
             tracing::info!(%listener, server.address = %address, "stopped listening");
@@ -452,7 +463,14 @@ impl Running {
 }
 
 /// What the accept loop of a new socket needs.
-type Fresh = (tokio::net::TcpListener, Arc<ArcSwap<Door>>, CancellationToken);
+struct Fresh {
+    socket: tokio::net::TcpListener,
+    /// The same socket.
+    handle: Arc<std::net::TcpListener>,
+    door: Arc<ArcSwap<Door>>,
+    close: CancellationToken,
+    yields: CancellationToken,
+}
 
 fn log_listening(listener: &str, address: SocketAddr) {
     tracing::info!(%listener, server.address = %address, "listening");

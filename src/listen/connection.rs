@@ -94,6 +94,17 @@ pub async fn accept(socket: TcpListener, door: Arc<ArcSwap<Door>>, close: Cancel
     }
 }
 
+/// Takes the connections that have come in on `socket` and nobody has accepted, as it is about to close:
+/// their clients have been told that they are connected.
+pub fn take_waiting(socket: &std::net::TcpListener, door: &Arc<Door>) {
+    while let Ok((stream, peer)) = socket.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            admit(stream, peer, door);
+        }
+    }
+}
+
 /// Starts the task of a new connection, if there is room for it.
 fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
     let around = &door.around;
