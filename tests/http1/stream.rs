@@ -136,12 +136,13 @@ async fn exchange(gateway: &Gateway, size: usize) {
         let mut seen = 0;
         let mut block = vec![0; 1 << 20];
         while seen < size {
-            let count = read.read(&mut block).await.unwrap();
+            // The kernel may have to send again what it had no memory for, so progress is what counts.
+            let count = within("more of the body", read.read(&mut block)).await.unwrap();
             assert_ne!(count, 0, "cut after {seen} bytes");
             seen += count;
         }
     };
-    within("end of both bodies", async { tokio::join!(send, receive) }).await;
+    tokio::join!(send, receive);
 }
 
 #[tokio::test]
