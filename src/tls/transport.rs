@@ -72,9 +72,20 @@ impl Downstream {
     }
 
     /// Whether the connection is no more, whatever there is still to read.
+    ///
+    /// # Why
+    /// The socket's own error is not asked: on Linux that may be the network's word that it did not
+    /// find the way just now, which ends nothing.
     #[must_use]
-    pub fn is_broken(&self) -> bool {
-        !matches!(self.tcp().take_error(), Ok(None))
+    pub fn is_broken(&self, cx: &mut Context<'_>) -> bool {
+        is_broken(self.tcp(), cx)
+    }
+
+    /// Bytes that the system has for the client, and the client has not; our end of the connection,
+    /// once said, counts as one. `None` where the system does not tell.
+    #[must_use]
+    pub fn unsent(&self) -> Option<u64> {
+        unsent(self.tcp())
     }
 
     /// Makes its end a reset that forgets what has not left: for a client that takes nothing. The
@@ -100,6 +111,38 @@ impl Downstream {
             Self::Tls(stream) => &stream.get_ref().0.io,
         }
     }
+}
+
+#[cfg(not(windows))]
+fn is_broken(tcp: &TcpStream, cx: &mut Context<'_>) -> bool {
+    match std::pin::pin!(tcp.ready(tokio::io::Interest::ERROR)).poll(cx) {
+        Poll::Ready(Ok(ready)) => ready.is_error(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
+    }
+}
+
+/// Windows has a reset for the end of both directions, and no error.
+#[cfg(windows)]
+fn is_broken(tcp: &TcpStream, _: &mut Context<'_>) -> bool {
+    !matches!(tcp.take_error(), Ok(None))
+}
+
+/// As the generic table of the kernel has it; a few processors have numbers of their own.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[expect(unsafe_code, reason = "the request has no safe interface")]
+fn unsent(tcp: &TcpStream) -> Option<u64> {
+    use rustix::ioctl::{Getter, Opcode, ioctl};
+
+    const SIOCOUTQ: Opcode = 0x5411;
+    // SAFETY: the request writes one C int, and reads nothing.
+    let count = unsafe { ioctl(tcp, Getter::<SIOCOUTQ, std::ffi::c_int>::new()) };
+    u64::try_from(count.ok()?).ok()
+}
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn unsent(_tcp: &TcpStream) -> Option<u64> {
+    None
 }
 
 impl Upstream {
@@ -210,7 +253,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -260,6 +303,66 @@ mod tests {
             assert!(got == parts.concat());
         };
         tokio::join!(serving, taking);
+    }
+
+    /// Two ends of a connection.
+    async fn ends() -> (Downstream, TcpStream) {
+        let sockets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(sockets.local_addr().unwrap()).await.unwrap();
+        (Downstream::Plain(sockets.accept().await.unwrap().0), client)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_broken_by_a_reset_and_not_by_an_end() {
+        let is_broken = |stream: &Downstream| {
+            stream.is_broken(&mut Context::from_waker(std::task::Waker::noop()))
+        };
+        let (stream, mut client) = ends().await;
+        client.write_all(b"text").await.unwrap();
+        client.shutdown().await.unwrap();
+        let Transport::Plain(tcp) = &stream else { unreachable!() };
+        while !tcp.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!is_broken(&stream));
+
+        let (stream, mut client) = ends().await;
+        client.write_all(b"text").await.unwrap();
+        assert!(!is_broken(&stream));
+        client.set_zero_linger().unwrap();
+        drop(client);
+        let broken = async {
+            while !is_broken(&stream) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), broken).await.unwrap();
+    }
+
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[tokio::test]
+    async fn what_has_not_arrived_is_counted() {
+        let (mut stream, mut client) = ends().await;
+        assert_eq!(stream.unsent(), Some(0));
+        let bytes = vec![7; 32 << 20];
+        let mut sent = 0;
+        while let Ok(count) =
+            tokio::time::timeout(Duration::from_millis(100), stream.write(&bytes)).await
+        {
+            sent += count.unwrap();
+        }
+        let unsent = stream.unsent().unwrap();
+        assert!(unsent > 0 && unsent < sent as u64, "{unsent} of {sent}");
+        stream.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), sent);
+        let done = async {
+            while stream.unsent() != Some(0) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
     }
 
     #[tokio::test]

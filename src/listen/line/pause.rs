@@ -15,7 +15,7 @@ impl Line {
     /// meanwhile, which must not be hidden by what it has sent before.
     pub(super) fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_tunnel = self.connection.is_tunnel();
-        if self.transport.is_broken() {
+        if self.transport.is_broken(cx) {
             if !is_tunnel {
                 self.connection.fault(ClientFault::Gone);
             }
