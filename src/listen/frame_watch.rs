@@ -3,7 +3,7 @@
 //! Called by the h2 connection's stream wrapper with the plain bytes that pass. Has an eye for floods
 //! ([`FrameBudget`]), for the client's errors ([`FrameFaults`]) and for heads that take their time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::frame::{FrameHead, FrameHeads, Piece, flag, kind};
 use super::frame_budget::FrameBudget;
@@ -46,6 +46,13 @@ impl FrameWatch {
     #[must_use]
     pub fn block_since(&self) -> Option<Instant> {
         self.block.since
+    }
+
+    /// So much of the time that the block of fields takes was not the client's doing.
+    pub fn excuse(&mut self, time: Duration, now: Instant) {
+        if let Some(since) = &mut self.block.since {
+            *since = (*since + time).min(now);
+        }
     }
 
     /// Takes account of bytes from the client. `false` when it has spent its budget; `now` is asked
@@ -117,8 +124,6 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -153,5 +158,9 @@ mod tests {
             assert!(watch.receive(bytes, || at(second)));
             assert_eq!(watch.block_since(), expected.map(at), "at {second}");
         }
+        watch.excuse(Duration::from_secs(3), at(20));
+        assert_eq!(watch.block_since(), Some(at(15)));
+        watch.excuse(Duration::from_secs(30), at(20));
+        assert_eq!(watch.block_since(), Some(at(20)));
     }
 }

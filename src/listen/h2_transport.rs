@@ -26,6 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::frame_watch::FrameWatch;
+use super::parting::Parting;
+use crate::net::Pace;
 use crate::tls::transport::Downstream as Transport;
 
 /// Bytes collected before they leave in any case: four of the frames that clients take as they come
@@ -64,19 +66,35 @@ struct Carrier {
     has_more: bool,
     /// Whether those who might add to it have had their turn.
     has_waited: bool,
+    /// How the client takes it.
+    taking: Pace,
+    /// Whether the client is waited for with it.
+    is_blocked: bool,
+    /// When it last ceased to be.
+    rested: Option<Instant>,
+    /// Bytes that left without TLS.
+    sent: u64,
+    /// Bytes that had left when last looked at.
+    left: u64,
+    /// Whether the h2 layer has read all there was.
+    is_reading: bool,
+    /// Since when it reads nothing, for want of room to write.
+    deaf_since: Option<Instant>,
 }
 
 impl H2Transport {
-    /// A connection from which `read` has been read already. `flood` is rung when the client has
-    /// spent its frame budget.
+    /// A connection from which `read` has been read already, whose client is `taking` what it gets.
+    /// `flood` is rung when it has spent its frame budget.
     #[must_use]
     pub(super) fn new(
         mut transport: Transport,
         read: BytesMut,
         flood: Arc<Notify>,
+        taking: Pace,
     ) -> (Self, Outlet) {
         let carrier = Arc::new(Mutex::new(Carrier {
             can_seal: transport.can_seal(),
+            left: transport.written().unwrap_or(0),
             transport,
             read,
             watch: FrameWatch::new(Instant::now()),
@@ -85,26 +103,67 @@ impl H2Transport {
             sealed: 0,
             has_more: false,
             has_waited: false,
+            taking,
+            is_blocked: false,
+            rested: None,
+            sent: 0,
+            is_reading: false,
+            deaf_since: None,
         }));
         (Self(Arc::clone(&carrier)), Outlet(carrier))
     }
 }
 
 impl Outlet {
-    /// When the head began to arrive that is arriving, if one is.
+    /// When the head began to arrive that is arriving, if one is and is waited for.
     pub(super) fn head_since(&self) -> Option<Instant> {
-        lock(&self.0).watch.block_since()
+        let carrier = lock(&self.0);
+        if carrier.deaf_since.is_some() { None } else { carrier.watch.block_since() }
     }
 
-    /// The connection is about to end: what the client does not take is forgotten at once where some
-    /// of it has not even left us, and after `patience` where the system has it.
+    /// When patience ends with a client that does not take what has not left us.
+    pub(super) fn patience(&self) -> Option<Instant> {
+        let mut carrier = lock(&self.0);
+        carrier.is_blocked.then(|| carrier.taking.wait(Instant::now))
+    }
+
+    /// When the client, having been waited for, had taken all.
+    pub(super) fn rested(&self) -> Option<Instant> {
+        lock(&self.0).rested
+    }
+
+    /// The connection is about to end: what the client does not take is forgotten at once where
+    /// patience with it is over, and otherwise once it has taken nothing for `patience`.
     pub(super) fn leave(&self, patience: Duration) {
+        let is_over = self.patience().is_some_and(|end| end <= Instant::now());
         let carrier = lock(&self.0);
-        if carrier.has_more {
+        if is_over {
             carrier.transport.abandon();
         } else {
             carrier.transport.leave(patience);
         }
+    }
+
+    /// Ends our direction behind what was said, and waits for the client to take it; for `linger`
+    /// more where only the client can tell that it has.
+    pub(super) async fn part(&self, linger: Duration) {
+        let mut parting = Parting::new(linger, Instant::now());
+        let mut has_ended = false;
+        std::future::poll_fn(|cx| {
+            let mut carrier = lock(&self.0);
+            let carrier = &mut *carrier;
+            if !has_ended {
+                match Pin::new(&mut carrier.transport).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => has_ended = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            let parted = ready!(parting.poll(cx, &mut carrier.transport, &mut carrier.taking));
+            carrier.is_blocked = !parted;
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Polls `work`, which drives the h2 layer, and sends what was collected whenever it waits.
@@ -122,7 +181,12 @@ impl Outlet {
                 cx.waker().wake_by_ref();
             } else {
                 // What goes wrong shows again when the h2 layer reads or writes next.
+                let was_blocked = carrier.is_blocked;
                 let _ = carrier.poll_send(cx);
+                if was_blocked && !carrier.is_blocked {
+                    // `work` may wait for just that.
+                    cx.waker().wake_by_ref();
+                }
             }
             Poll::Pending
         })
@@ -144,6 +208,14 @@ impl Carrier {
         Poll::Ready(Ok(()))
     }
 
+    /// The h2 layer reads: what waited meanwhile was not the client's doing.
+    fn hear(&mut self) {
+        if let Some(since) = self.deaf_since.take() {
+            let now = Instant::now();
+            self.watch.excuse(now - since, now);
+        }
+    }
+
     fn raise_flood(&mut self) {
         if let Some(flood) = self.flood.take() {
             flood.notify_one();
@@ -154,8 +226,13 @@ impl Carrier {
     /// may be collected.
     fn collect(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let count = parts.iter().map(|part| part.len()).sum();
-        if self.sealed + self.outbox.len() + count > OUTBOX_BYTES {
-            ready!(self.poll_make_room(cx))?;
+        if self.sealed + self.outbox.len() + count > OUTBOX_BYTES
+            && self.poll_make_room(cx)?.is_pending()
+        {
+            if !self.is_reading {
+                self.deaf_since.get_or_insert_with(Instant::now);
+            }
+            return Poll::Pending;
         }
         self.has_more = true;
         for part in parts {
@@ -225,10 +302,29 @@ impl Carrier {
 
     /// Sends what was collected but for a part of a record, which has more to come.
     fn poll_make_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_flow(cx);
+        let left = self.transport.written().unwrap_or(self.sent);
+        let count = left - std::mem::replace(&mut self.left, left);
+        if count > 0 {
+            self.taking.moved(count, Instant::now);
+        }
+        if polled.is_pending() {
+            self.taking.wait(Instant::now);
+            self.is_blocked = true;
+        } else if std::mem::take(&mut self.is_blocked) {
+            self.rested = Some(Instant::now());
+        }
+        polled
+    }
+
+    fn poll_flow(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.can_seal && !self.outbox.is_empty() {
             match ready!(Pin::new(&mut self.transport).poll_write(cx, &self.outbox))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => self.outbox.advance(sent),
+                sent => {
+                    self.outbox.advance(sent);
+                    self.sent += sent as u64;
+                }
             }
         }
         // With TLS this is where a write waits.
@@ -249,8 +345,11 @@ impl AsyncRead for H2Transport {
             // The connection's loop has been told, and ends it.
             return Poll::Pending;
         }
+        carrier.hear();
         let before = buf.filled().len();
-        ready!(carrier.poll_bytes(cx, buf))?;
+        let polled = carrier.poll_bytes(cx, buf)?;
+        carrier.is_reading = polled.is_pending();
+        ready!(polled);
         if !carrier.watch.receive(&buf.filled()[before..], Instant::now) {
             carrier.raise_flood();
         }
@@ -337,7 +436,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let transport = Transport::Plain(listener.accept().await.unwrap().0);
-        let (stream, outlet) = H2Transport::new(transport, BytesMut::new(), Arc::default());
+        let taking = Pace::new(Duration::from_secs(60), None);
+        let (stream, outlet) = H2Transport::new(transport, BytesMut::new(), Arc::default(), taking);
         (stream, outlet, client)
     }
 
@@ -376,6 +476,7 @@ mod tests {
         });
         fill.await.unwrap();
         assert!(lock(&outlet.0).outbox.len() <= OUTBOX_BYTES);
+        assert!(outlet.patience().is_some() && outlet.rested().is_none());
 
         let mut read = 0;
         let mut buffer = vec![0; 64 * 1024];
@@ -389,5 +490,43 @@ mod tests {
             () = outlet.sending(pending()) => {}
         }
         assert_eq!(read, written);
+        assert!(outlet.patience().is_none() && outlet.rested().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_head_is_not_late_while_nobody_reads_it_for_want_of_room_to_write() {
+        let (mut stream, outlet, mut client) = connected().await;
+        // A head of nine bytes, two of which come at first.
+        let head =
+            [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 9, 1, 4, 0, 0, 0, 1, 0x82, 0x84]];
+        let head = head.concat();
+        client.write_all(&head).await.unwrap();
+        stream.read_exact(&mut vec![0; head.len()]).await.unwrap();
+        let before = outlet.head_since().unwrap();
+        let mut written = 0;
+        poll_fn(|cx| {
+            while Pin::new(&mut stream).poll_write(cx, &[7; 16 * 1024])?.is_ready() {
+                written += 16 * 1024;
+            }
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await
+        .unwrap();
+        assert_eq!(outlet.head_since(), None);
+
+        client.read_exact(&mut vec![0; written - OUTBOX_BYTES]).await.unwrap();
+        client.write_all(&[0x86]).await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+        assert!(outlet.head_since().unwrap() > before);
+        // One that is read and comes no further is, whatever waits to be written.
+        let since = outlet.head_since();
+        poll_fn(|cx| {
+            assert!(Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending());
+            while Pin::new(&mut stream).poll_write(cx, &[7; 16 * 1024])?.is_ready() {}
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await
+        .unwrap();
+        assert_eq!(outlet.head_since(), since);
     }
 }

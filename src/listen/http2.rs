@@ -20,7 +20,7 @@ use super::connection::Surroundings;
 use super::h2_transport::{H2Transport, Outlet};
 use super::loan::digest;
 use crate::config::process::Limits;
-use crate::net::Alarm;
+use crate::net::{Alarm, Pace};
 use crate::proxy::connection::Connection;
 use crate::proxy::failure::Failure;
 use crate::proxy::pressure::Ear;
@@ -42,7 +42,7 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// times that, for each of [`MAX_STREAMS`].
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Time for a farewell to leave and for the client to close in turn.
+/// Time for the client to close in turn once a farewell has left.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Time for streams to notice that their connection is gone. What was answered whole writes its
@@ -70,7 +70,8 @@ pub async fn serve(
 ) {
     let limits = around.limits();
     let flood = Arc::new(Notify::new());
-    let (stream, outlet) = H2Transport::new(transport, read, Arc::clone(&flood));
+    let taking = Pace::new(limits.idle_timeout, limits.min_rate);
+    let (stream, outlet) = H2Transport::new(transport, read, Arc::clone(&flood), taking);
     let greeting = greet(Box::new(stream), &limits, &around);
     let Some(mut streams) = outlet.sending(greeting).await else { return };
     let mut serving = Serving {
@@ -86,7 +87,10 @@ pub async fn serve(
         around,
     };
     let shared = Arc::clone(serving.around.engine.shared());
-    outlet.sending(serving.run(&mut streams, &outlet, shared.pressure.ear())).await;
+    let end = outlet.sending(serving.run(&mut streams, &outlet, shared.pressure.ear())).await;
+    if end == End::Done {
+        outlet.part(FAREWELL).await;
+    }
     outlet.leave(serving.limits.idle_timeout);
     drop((streams, outlet));
     // Whoever is not done by then is dropped with the set.
@@ -137,6 +141,15 @@ struct Serving {
     malformed: usize,
 }
 
+/// How a connection ends.
+#[derive(PartialEq)]
+enum End {
+    /// With everything said.
+    Done,
+    /// With the client's fault.
+    Cut,
+}
+
 /// How long a connection has had no stream.
 struct Idle {
     since: Instant,
@@ -146,7 +159,7 @@ struct Idle {
 impl Serving {
     /// Takes streams until there can be no more. Polling for the next one is what drives the
     /// connection; nothing is lost when a branch beside it wins.
-    async fn run(&mut self, streams: &mut Streams, outlet: &Outlet, mut ear: Ear<'_>) {
+    async fn run(&mut self, streams: &mut Streams, outlet: &Outlet, mut ear: Ear<'_>) -> End {
         // For as long as the connection: listening anew each time would take locks, one of which all
         // connections share.
         let (leave, flood) = (self.around.leave.clone(), Arc::clone(&self.flood));
@@ -176,9 +189,11 @@ impl Serving {
                     self.leave(streams);
                     continue;
                 }
-                () = self.idle.expired(patience), if self.tasks.is_empty() => {
-                    // A peer that does not answer the farewell is gone.
-                    if self.is_leaving { return }
+                is_slow = self.idle.expired(patience, outlet), if self.tasks.is_empty() => {
+                    if is_slow { return End::Cut }
+                    // A peer that does not answer the farewell is gone, or has yet to read what comes
+                    // before it.
+                    if self.is_leaving { return End::Done }
                     self.leave(streams);
                     continue;
                 }
@@ -193,7 +208,8 @@ impl Serving {
                         return self.calm(streams).await;
                     }
                 }
-                Ok(None) | Err(_) => return,
+                Ok(None) => return End::Done,
+                Err(_) => return End::Cut,
             }
         }
     }
@@ -222,23 +238,24 @@ impl Serving {
     }
 
     /// Ends the connection of a client whose head does not arrive: nothing else can come behind it.
-    async fn give_up(&self, streams: &mut Streams, since: Instant) {
+    async fn give_up(&self, streams: &mut Streams, since: Instant) -> End {
         self.note(since, Failure::RequestTimeout);
-        Self::end(streams, h2::Reason::NO_ERROR).await;
+        Self::end(streams, h2::Reason::NO_ERROR).await
     }
 
     /// Ends the connection of a client that floods it.
-    async fn calm(&self, streams: &mut Streams) {
+    async fn calm(&self, streams: &mut Streams) -> End {
         let client = self.connection.peer.ip();
         let listener = &self.connection.listener.name;
         tracing::info!(%listener, client.address = %client, "closed a flooding connection");
-        Self::end(streams, h2::Reason::ENHANCE_YOUR_CALM).await;
+        Self::end(streams, h2::Reason::ENHANCE_YOUR_CALM).await
     }
 
-    async fn end(streams: &mut Streams, reason: h2::Reason) {
+    async fn end(streams: &mut Streams, reason: h2::Reason) -> End {
         streams.abrupt_shutdown(reason);
         // The farewell is a courtesy.
         let _ = tokio::time::timeout(FAREWELL, poll_fn(|cx| streams.poll_closed(cx))).await;
+        End::Cut
     }
 }
 
@@ -252,8 +269,15 @@ async fn is_late(outlet: &Outlet, alarm: &mut Alarm, limit: Duration) -> Instant
 }
 
 impl Idle {
-    async fn expired(&mut self, limit: Duration) {
-        let deadline = self.since + limit;
-        poll_fn(|cx| self.alarm.poll(cx, deadline)).await;
+    /// Ready when nothing has been owed to the client for longer than `limit`; `true` if it takes too
+    /// long over what is owed.
+    async fn expired(&mut self, limit: Duration, outlet: &Outlet) -> bool {
+        poll_fn(|cx| {
+            let patience = outlet.patience();
+            let rested = || outlet.rested().map_or(self.since, |rested| rested.max(self.since));
+            let deadline = patience.unwrap_or_else(|| rested() + limit);
+            self.alarm.poll(cx, deadline).map(|()| patience.is_some())
+        })
+        .await
     }
 }

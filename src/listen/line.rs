@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{BodyTracker, FramingError};
 use super::head_gate::{BodyFraming, Span};
+use super::parting::Parting;
 use crate::net::{Alarm, Pace};
 use crate::proxy::connection::{ClientFault, Connection};
 use crate::tls::transport::Downstream as Transport;
@@ -227,30 +228,24 @@ impl Line {
     /// moment: closing at once would make the kernel reset the connection and take the answer with
     /// it (RFC 9112 §9.6).
     pub async fn close(mut self, linger: Duration) {
-        const LINGER_BYTES: usize = 1 << 20;
         let has_unread = self.has_unread();
-        let mut has_left = false;
-        let polite = async {
-            std::future::poll_fn(|cx| self.poll_drain(cx)).await?;
-            has_left = true;
-            std::future::poll_fn(|cx| Pin::new(&mut self.transport).poll_shutdown(cx)).await?;
-            let mut left = LINGER_BYTES;
-            while has_unread && left > 0 {
-                self.inbox.clear();
-                match std::future::poll_fn(|cx| self.poll_fill(cx)).await? {
-                    0 => break,
-                    read => left = left.saturating_sub(read),
-                }
-            }
-            io::Result::Ok(())
-        };
-        // A client that is gone, or does not leave in time, is dropped like any other.
-        let _ = tokio::time::timeout(linger, polite).await;
-        if has_left {
-            self.transport.leave(self.patience.send);
-        } else {
-            self.transport.abandon();
+        // What comes before the last words may be megabytes. Who is too slow is forgotten already.
+        if std::future::poll_fn(|cx| self.poll_drain(cx)).await.is_err() {
+            return;
         }
+        let end = std::future::poll_fn(|cx| Pin::new(&mut self.transport).poll_shutdown(cx));
+        // A client that is gone, or does not leave in time, is dropped like any other.
+        if matches!(tokio::time::timeout(linger, end).await, Ok(Ok(())))
+            && has_unread
+            && !self.at_end
+        {
+            let mut parting = Parting::new(linger, Instant::now());
+            let (transport, taking) = (&mut self.transport, &mut self.taking);
+            if !std::future::poll_fn(|cx| parting.poll(cx, transport, taking)).await {
+                return self.transport.abandon();
+            }
+        }
+        self.transport.leave(self.patience.send);
     }
 
     /// What the engine reads: head, body, then the client's end or an upgraded connection's bytes.

@@ -24,6 +24,7 @@ pub mod http2;
 mod inherited;
 pub mod line;
 pub mod loan;
+mod parting;
 mod proxy_protocol;
 mod socket;
 mod syntax;

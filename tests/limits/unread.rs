@@ -9,6 +9,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::gateway;
 use crate::support::{Answer, Origin, field, within};
 
+/// Bytes of a response, more than the system keeps of it.
+const SIZE: usize = 1 << 20;
+
 /// A client that has asked with these bytes, and has room for little of the answer.
 async fn asking(address: SocketAddr, request: &[u8]) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -56,6 +59,107 @@ async fn a_client_that_is_cut_for_taking_nothing_is_forgotten_at_once() {
     for line in gateway.wait_accesses(2, |_| true).await {
         assert_eq!(field(&line, "error.type"), "client_gone", "{line}");
     }
+}
+
+/// Reads from `client` until `is_over`, or the server has ended; slowly once there are so many bytes
+/// that the rest may have left the gateway.
+async fn take(client: &mut TcpStream, all: &mut Vec<u8>, is_over: impl Fn(&[u8]) -> bool) {
+    within("more of an answer", async {
+        while !is_over(all) {
+            let mut room = [0; 16 << 10];
+            match client.read(&mut room).await.unwrap() {
+                0 => return,
+                count => all.extend_from_slice(&room[..count]),
+            }
+            if all.len() > SIZE / 2 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    })
+    .await;
+}
+
+/// How much of a body frames of h2 carry, and whether that is all of it.
+fn h2_body(mut frames: &[u8]) -> (usize, bool) {
+    let (mut size, mut is_whole) = (0, false);
+    while let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = frames {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        if *kind == 0 {
+            size += length.min(rest.len());
+            is_whole = flags & 1 != 0 && rest.len() >= length;
+        }
+        frames = rest.get(length..).unwrap_or_default();
+    }
+    (size, is_whole)
+}
+
+#[tokio::test]
+async fn a_slow_client_of_h2_gets_all_of_its_answer_from_a_gateway_that_leaves() {
+    let origin = Origin::answering(|_| Answer::text(200, &"x".repeat(SIZE))).await;
+    let left = |is_reload: bool| {
+        let url = origin.url();
+        async move {
+            let mut gateway = gateway(&url, "").await;
+            let address = gateway.address("web");
+            let mut client = asking(address, &h2_request()).await;
+            let mut all = Vec::new();
+            take(&mut client, &mut all, |all| h2_body(all).0 > 0).await;
+            if is_reload {
+                let yaml = super::yaml(&url, "http/1.1", "").replace("web:", "other:");
+                gateway.reload(&yaml, 2).await;
+            } else {
+                gateway.drain();
+            }
+            tokio::select! {
+                // The gateway has seen to the last byte, and the client has not.
+                line = gateway.wait_access(|_| true) => {
+                    assert!(field(&line, "error.type").is_null(), "{line}");
+                }
+                () = take(&mut client, &mut all, |all| h2_body(all).1) => {}
+            }
+            assert!(h2_body(&all).0 < SIZE);
+            // More than the gateway waits for an answer to its farewell.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            while !h2_body(&all).1 {
+                // Room for more on the connection, as clients make it.
+                client.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1]).await.unwrap();
+                let wanted = all.len() + (256 << 10);
+                take(&mut client, &mut all, |all| all.len() >= wanted || h2_body(all).1).await;
+            }
+            assert_eq!(h2_body(&all), (SIZE, true), "reload: {is_reload}");
+            drop(client);
+            if !is_reload {
+                assert!(gateway.exit_status().await.success());
+            }
+        }
+    };
+    tokio::join!(left(false), left(true));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_under_way_is_not_lost_to_a_request_that_is_refused() {
+    let origin = Origin::answering(|_| Answer::text(200, &"x".repeat(SIZE))).await;
+    let gateway = gateway(&origin.url(), "").await;
+    let requests = b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\nno request\r\n\r\n";
+    let mut client = asking(gateway.address("web"), requests).await;
+    let mut all = Vec::new();
+    tokio::select! {
+        lines = gateway.wait_accesses(2, |_| true) => {
+            let statuses = lines.iter().map(|line| field(line, "http.response.status_code"));
+            assert_eq!(statuses.collect::<Vec<_>>(), [200, 400]);
+        }
+        () = take(&mut client, &mut all, |_| false) => {}
+    }
+    // More than the gateway reads on for where nothing is under way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let _ = client.write_all(b"and more").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    take(&mut client, &mut all, |_| false).await;
+    let text = String::from_utf8(all).unwrap();
+    let (first, second) = text.split_once("\r\n\r\n").unwrap();
+    assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
+    assert!(second.starts_with(&"x".repeat(SIZE)), "{} bytes", second.len());
+    assert!(second[SIZE..].starts_with("HTTP/1.1 400 "));
 }
 
 #[cfg(target_os = "linux")]
