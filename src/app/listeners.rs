@@ -46,6 +46,8 @@ pub(super) struct Place {
     pub(super) address: BindAddress,
     /// As bound.
     pub(super) local: SocketAddr,
+    /// Whether a service manager has it open as well.
+    pub(super) is_held: bool,
 }
 
 /// A listener of the next configuration, ready to be put in force.
@@ -137,7 +139,8 @@ impl Socket {
 
     /// Another handle, and what its owner calls it.
     pub(super) fn to_pass_on(&self) -> io::Result<(String, std::net::TcpListener)> {
-        let name = Owner::Listener(&self.at.listener).socket_name(self.at.address);
+        let owner = Owner::Listener(&self.at.listener);
+        let name = owner.name_to_hand_over(self.at.address, self.at.is_held);
         Ok((name, self.handle.try_clone()?))
     }
 
@@ -168,7 +171,7 @@ impl Socket {
 /// [`StartError`] for the first address that cannot be had. What was bound is closed again.
 pub(super) fn place(
     listeners: &[Listener],
-    (present, handles): (&[Place], &[Arc<std::net::TcpListener>]),
+    (present, handles): Present<'_>,
     inherited: &mut Inherited,
 ) -> Result<Vec<NextSocket>, StartError> {
     let wanted: Vec<(usize, BindAddress)> = listeners
@@ -185,54 +188,70 @@ pub(super) fn place(
             let owner = Owner::Listener(&listener.name);
             let bound = match inherited.take(owner, address) {
                 none if none.is_empty() => {
-                    vec![bind_anew(listener, address, handles, inherited)?]
+                    vec![bind_anew(listener, address, (present, handles), inherited)?]
                 }
                 taken => taken,
             };
             bound.into_iter().map(|bound| fresh(listener, bound)).collect::<Result<_, _>>()?
         } else {
-            kept.into_iter().map(|kept| (present[kept].local, Origin::Kept(kept))).collect()
+            let keep = |kept: usize| {
+                let Place { local, is_held, .. } = present[kept];
+                (local, is_held, Origin::Kept(kept))
+            };
+            kept.into_iter().map(keep).collect()
         };
-        for (local, origin) in found {
-            let at = Place { listener: listener.name.clone(), address, local };
+        for (local, is_held, origin) in found {
+            let at = Place { listener: listener.name.clone(), address, local, is_held };
             sockets.push(NextSocket { listener: index, at, origin });
         }
     }
     Ok(sockets)
 }
 
+/// Sockets in service, and other handles to the same ones.
+type Present<'a> = (&'a [Place], &'a [Arc<std::net::TcpListener>]);
+
 /// Binds `address`. One that is for all addresses of a port and one that is not are in each other's way;
-/// where sockets of ours are, which the next configuration has no use for, it is bound beside them.
+/// where sockets of ours are, which the next configuration has no use for, it is bound beside them. Not
+/// beside one that somebody else has open as well: it would listen on when we have closed it.
 fn bind_anew(
     listener: &Listener,
     address: BindAddress,
-    handles: &[Arc<std::net::TcpListener>],
+    (present, handles): Present<'_>,
     inherited: &Inherited,
 ) -> Result<Bound, BindError> {
     let error = match bind_address(listener, address) {
         Err(error) if error.cause == BindCause::InUse => error,
         outcome => return outcome,
     };
-    let is_in_the_way = |socket: &&std::net::TcpListener| {
-        socket.local_addr().is_ok_and(|local| {
-            let is_any = local.ip().is_unspecified() || error.address.ip().is_unspecified();
-            local.port() == error.address.port() && is_any
-        })
+    let is_in_the_way = |local: SocketAddr| {
+        let is_any = local.ip().is_unspecified() || error.address.ip().is_unspecified();
+        local.port() == error.address.port() && is_any
     };
-    let ours = handles.iter().map(|handle| &**handle).chain(inherited.left());
-    match ours.filter(is_in_the_way).collect::<Vec<_>>() {
-        ours if ours.is_empty() => Err(error),
-        ours => bind_beside(listener, address, &ours),
-    }
+    let ours = present.iter().zip(handles).filter(|(at, _)| is_in_the_way(at.local));
+    let mut before =
+        inherited.left().filter(|(socket, _)| socket.local_addr().is_ok_and(is_in_the_way));
+    let (held, ours): (Vec<_>, Vec<_>) = ours.partition(|(at, _)| at.is_held);
+    let cause = match before.next() {
+        Some((_, true)) => BindCause::Held,
+        _ if !held.is_empty() => BindCause::Held,
+        Some((_, false)) => BindCause::Before,
+        None if ours.is_empty() => return Err(error),
+        None => {
+            let ours: Vec<_> = ours.into_iter().map(|(_, handle)| &**handle).collect();
+            return bind_beside(listener, address, &ours);
+        }
+    };
+    Err(BindError { cause, ..error })
 }
 
-fn fresh(listener: &Listener, bound: Bound) -> Result<(SocketAddr, Origin), StartError> {
-    let Bound { socket: handle, local } = bound;
+fn fresh(listener: &Listener, bound: Bound) -> Result<(SocketAddr, bool, Origin), StartError> {
+    let Bound { socket: handle, local, is_held } = bound;
     if let Some(queue) = listener.tcp_fast_open {
         enable_fast_open(&handle, queue).map_err(StartError::Socket)?;
     }
     let socket = handle.try_clone().and_then(TcpListener::from_std);
-    Ok((local, Origin::Bound { socket: socket.map_err(StartError::Socket)?, handle }))
+    Ok((local, is_held, Origin::Bound { socket: socket.map_err(StartError::Socket)?, handle }))
 }
 
 /// By wanted address: the indices in `present` of the sockets that serve it on; two where one for
@@ -315,6 +334,7 @@ mod tests {
                 listener: (*name).to_owned(),
                 address: address(text),
                 local,
+                is_held: false,
             };
             let places: Vec<Place> = present.iter().map(at).collect();
             let asked: Vec<_> = wanted.iter().map(|(name, text)| (*name, address(text))).collect();
@@ -330,6 +350,7 @@ mod tests {
             listener: "web".to_owned(),
             address: address(":80"),
             local: local.parse().unwrap(),
+            is_held: false,
         };
         let pair = [place("[::]:80"), place("0.0.0.0:80")];
         for name in ["web", "renamed"] {

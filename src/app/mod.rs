@@ -237,6 +237,7 @@ async fn start(
     stage: Stage,
 ) -> Result<(Running, mpsc::Receiver<Request>, Option<HandOver>), StartError> {
     let inherited = manager.take_sockets().map_err(StartError::Orphaned)?;
+    let inherited = Inherited::new(inherited, manager.has_predecessor());
     let Launch { loaded, file, log, access_file, control, requests, last } = launch;
     let metrics = begin_metrics();
     let (events, told) = Events::new(Arc::clone(&metrics));
@@ -258,7 +259,7 @@ async fn start(
     let path = file.clone();
     let first = tokio::task::spawn_blocking(move || {
         let inputs = Inputs::of(path.as_deref(), &loaded, &Inputs::default());
-        prepare(&loaded, inputs, &basis, Inherited::new(inherited))
+        prepare(&loaded, inputs, &basis, inherited)
     });
     let mut first = first.await.map_err(|_| StartError::Panicked)??;
     // What the file was read into is free now, and with thousands of sites much.

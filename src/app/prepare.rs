@@ -98,6 +98,8 @@ pub(super) struct AdminPlace {
     pub(super) address: SocketAddr,
     /// As bound.
     pub(super) local: SocketAddr,
+    /// Whether a service manager has it open as well.
+    pub(super) is_held: bool,
     /// Where `token` lies, and beside it `local`.
     storage: PathBuf,
     /// `None` where none could be made.
@@ -171,6 +173,7 @@ fn next_admin(
         return Ok(NextAdmin::Kept(present.clone()));
     }
     let found = inherited.take(Owner::Admin, BindAddress::Addr(address)).pop();
+    let is_held = found.as_ref().is_some_and(|found| found.is_held);
     let bound = found.map_or_else(|| TcpListener::bind(address), |found| Ok(found.socket));
     let bound = bound.and_then(|handle| {
         handle.set_nonblocking(true)?;
@@ -179,7 +182,7 @@ fn next_admin(
     });
     match bound {
         Ok((local, socket, handle)) => {
-            let at = AdminPlace { address, local, storage: PathBuf::new(), token: None };
+            let at = AdminPlace { address, local, is_held, storage: PathBuf::new(), token: None };
             Ok(NextAdmin::Bound { at, socket, handle })
         }
         Err(source) => Err(StartError::Admin { address, source }),

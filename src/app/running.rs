@@ -387,7 +387,8 @@ impl Running {
         let mut passed =
             self.sockets.iter().map(Socket::to_pass_on).collect::<io::Result<Vec<_>>>()?;
         if let Some(admin) = &self.admin {
-            let name = Owner::Admin.socket_name(BindAddress::Addr(admin.at.address));
+            let address = BindAddress::Addr(admin.at.address);
+            let name = Owner::Admin.name_to_hand_over(address, admin.at.is_held);
             passed.push((name, admin.handle.try_clone()?));
         }
         Ok(passed)

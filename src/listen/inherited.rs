@@ -5,7 +5,9 @@
 //!
 //! # Why names
 //! Sockets are matched by address, whatever they are called. Only where the kernel chose the port
-//! does the address not tell: there the older gateway's name for the socket says whose it was.
+//! does the address not tell: there the older gateway's name for the socket says whose it was. It also
+//! says which ones a service manager has given to that: those listen on when all gateways have closed
+//! them, and connections to them would wait there for nobody.
 
 use std::net::TcpListener;
 
@@ -14,9 +16,21 @@ use socket2::SockRef;
 use super::Bound;
 use crate::config::listener::BindAddress;
 
-/// Sockets that listen already and are not in service yet, with their names.
+/// Sockets that listen already and are not in service yet.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(String, TcpListener)>);
+pub struct Inherited(Vec<Handed>);
+
+/// One of them.
+#[derive(Debug)]
+struct Handed {
+    name: String,
+    socket: TcpListener,
+    /// A service manager has it open as well.
+    is_held: bool,
+}
+
+/// What the name of a socket ends with that a service manager has open as well.
+const HELD: &str = "#held";
 
 /// Whose a socket is.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +42,15 @@ pub enum Owner<'a> {
 }
 
 impl Inherited {
-    /// Takes over `sockets`, which have to be non-blocking.
+    /// Takes over `sockets`, which have to be non-blocking, with their names. Those of another gateway
+    /// are named by that; other ones a service manager has open as well.
     #[must_use]
-    pub fn new(sockets: Vec<(String, TcpListener)>) -> Self {
-        Self(sockets)
+    pub fn new(sockets: Vec<(String, TcpListener)>, are_from_gateway: bool) -> Self {
+        let handed = |(name, socket): (String, TcpListener)| match name.strip_suffix(HELD) {
+            Some(rest) => Handed { name: rest.to_owned(), socket, is_held: true },
+            None => Handed { name, socket, is_held: !are_from_gateway },
+        };
+        Self(sockets.into_iter().map(handed).collect())
     }
 
     /// The sockets that are bound as `address` of `owner` would be; none where there is no such one.
@@ -42,29 +61,29 @@ impl Inherited {
     pub fn take(&mut self, owner: Owner<'_>, address: BindAddress) -> Vec<Bound> {
         if address.is_any_port() {
             let name = owner.socket_name(address);
-            let is_it = |(called, socket): &(String, TcpListener)| {
-                *called == name
-                    && socket.local_addr().is_ok_and(|local| {
-                        is_bound_to(socket, owner, with_port(address, local.port()))
+            let is_it = |handed: &Handed| {
+                handed.name == name
+                    && handed.socket.local_addr().is_ok_and(|local| {
+                        is_bound_to(&handed.socket, owner, with_port(address, local.port()))
                     })
             };
             let place = self.0.iter().position(is_it);
-            return place.and_then(|place| bound(self.0.remove(place).1)).into_iter().collect();
+            return place.and_then(|place| bound(self.0.remove(place))).into_iter().collect();
         }
         let (wanted, others): (Vec<_>, Vec<_>) =
-            self.0.drain(..).partition(|(_, socket)| is_bound_to(socket, owner, address));
+            self.0.drain(..).partition(|handed| is_bound_to(&handed.socket, owner, address));
         self.0 = others;
-        wanted.into_iter().filter_map(|(_, socket)| bound(socket)).collect()
+        wanted.into_iter().filter_map(bound).collect()
     }
 
-    /// Those that nobody has taken.
-    pub fn left(&self) -> impl Iterator<Item = &TcpListener> {
-        self.0.iter().map(|(_, socket)| socket)
+    /// Those that nobody has taken, and whether a service manager has them open as well.
+    pub fn left(&self) -> impl Iterator<Item = (&TcpListener, bool)> {
+        self.0.iter().map(|handed| (&handed.socket, handed.is_held))
     }
 
     /// Closes what no listener has taken, and says so.
     pub fn close(self) {
-        for (_, unused) in self.0 {
+        for Handed { socket: unused, .. } in self.0 {
             let Ok(address) = unused.local_addr() else { continue };
             if takes_both_families(&unused) {
                 tracing::warn!(server.address = %address, "closed an inherited socket for both families that no listener names");
@@ -76,10 +95,19 @@ impl Inherited {
 }
 
 impl Owner<'_> {
-    /// What a socket is called when it is handed over: whose it is, and whether the kernel chose its
-    /// port. Without colons, which `LISTEN_FDNAMES` has between names.
+    /// What a socket is called when it is handed over: whose it is, whether the kernel chose its port, and
+    /// whether a service manager has it open as well. Without colons, which `LISTEN_FDNAMES` has between
+    /// names.
     #[must_use]
-    pub fn socket_name(self, address: BindAddress) -> String {
+    pub fn name_to_hand_over(self, address: BindAddress, is_held: bool) -> String {
+        let mut name = self.socket_name(address);
+        if is_held {
+            name.push_str(HELD);
+        }
+        name
+    }
+
+    fn socket_name(self, address: BindAddress) -> String {
         let mut name: String = match self {
             // The encoding has no `#`.
             Self::Listener(name) => form_urlencoded::byte_serialize(name.as_bytes()).collect(),
@@ -118,9 +146,9 @@ fn takes_both_families(socket: &TcpListener) -> bool {
     is_any && !SockRef::from(socket).only_v6().unwrap_or(false)
 }
 
-fn bound(socket: TcpListener) -> Option<Bound> {
+fn bound(Handed { socket, is_held, .. }: Handed) -> Option<Bound> {
     let local = socket.local_addr().ok()?;
-    Some(Bound { socket, local })
+    Some(Bound { socket, local, is_held })
 }
 
 #[cfg(test)]
@@ -145,7 +173,8 @@ mod tests {
     }
 
     fn inherit(sockets: Vec<TcpListener>) -> Inherited {
-        Inherited::new(sockets.into_iter().map(|socket| ("any name".to_owned(), socket)).collect())
+        let named = sockets.into_iter().map(|socket| ("any name".to_owned(), socket));
+        Inherited::new(named.collect(), false)
     }
 
     fn port(socket: &TcpListener) -> u16 {
@@ -203,7 +232,7 @@ mod tests {
         });
         let locals = sockets.each_ref().map(|(_, socket)| socket.local_addr().unwrap());
         assert!(sockets.iter().all(|(name, _)| !name.contains(':')), "{sockets:?}");
-        let mut inherited = Inherited::new(sockets.into());
+        let mut inherited = Inherited::new(sockets.into(), true);
         assert!(inherited.take(WEB, zero("0.0.0.0:0")).is_empty(), "another address");
         assert!(inherited.take(WEB, BindAddress::Any { port: 0 }).is_empty(), "another address");
         for (listener, wanted) in [("web", locals[1]), ("web", locals[2]), ("a:b", locals[0])] {
@@ -214,6 +243,24 @@ mod tests {
         }
         assert!(inherited.take(WEB, loopback).is_empty());
         let named = (WEB.socket_name(zero("127.0.0.1:80")), listening("127.0.0.1:0", true));
-        assert!(Inherited::new(vec![named]).take(WEB, loopback).is_empty(), "it was asked for");
+        assert!(
+            Inherited::new(vec![named], true).take(WEB, loopback).is_empty(),
+            "it was asked for"
+        );
+    }
+
+    #[test]
+    fn what_a_service_manager_holds_is_known_from_one_gateway_to_the_next() {
+        let zero = BindAddress::Addr("127.0.0.1:0".parse().unwrap());
+        let is_held = |name: String, are_from_gateway| {
+            let sockets = vec![(name, listening("127.0.0.1:0", true))];
+            let taken = Inherited::new(sockets, are_from_gateway).take(WEB, zero);
+            taken.first().map(|bound| bound.is_held)
+        };
+        let name = |is_held| WEB.name_to_hand_over(zero, is_held);
+        assert_eq!(is_held(name(false), true), Some(false));
+        assert_eq!(is_held(name(true), true), Some(true));
+        assert_eq!(is_held(name(false), false), Some(true), "systemd gives any name");
+        assert_eq!(is_held("fd".to_owned(), true), None);
     }
 }

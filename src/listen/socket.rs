@@ -23,6 +23,8 @@ pub struct Bound {
     pub socket: TcpListener,
     /// Where it listens; the port is the real one where 0 was asked for.
     pub local: SocketAddr,
+    /// Whether a service manager has it open as well.
+    pub is_held: bool,
 }
 
 /// Why an address of a listener could not be bound.
@@ -47,6 +49,10 @@ pub enum BindCause {
     InUse,
     /// A socket of ours has the port, for more or for other addresses.
     Ours,
+    /// So has one of the gateway in whose place this process is started.
+    Before,
+    /// So has one that a service manager has open as well.
+    Held,
     /// The process may not take a port below 1024. Unix only.
     PrivilegedPort,
     /// Not allowed; on Windows that is a port which is reserved or held by another program.
@@ -251,7 +257,7 @@ fn open(
     }
     let socket = TcpListener::from(socket);
     let local = socket.local_addr()?;
-    Ok(Bound { socket, local })
+    Ok(Bound { socket, local, is_held: false })
 }
 
 impl BindCause {
@@ -296,6 +302,15 @@ impl fmt::Display for BindCause {
             Self::Ours => {
                 "the gateway itself listens on this port, for other addresses than the configuration \
                  asks for now; that takes a restart to change"
+            }
+            Self::Before => {
+                "the gateway before listens on this port, for other addresses than the configuration \
+                 asks for now; reload that one first, then upgrade"
+            }
+            Self::Held => {
+                "the service manager holds this port, for other addresses than the configuration asks \
+                 for; change ListenStream= of its .socket unit to the address of `bind:`, then restart \
+                 that unit and the gateway"
             }
             Self::PrivilegedPort => {
                 "ports below 1024 need a privilege; grant it with \
@@ -348,7 +363,7 @@ mod tests {
         let bound = bind(&listener(vec![addr("127.0.0.1:0"), addr("127.0.0.1:0")])).unwrap();
         assert_eq!(bound.len(), 2);
         assert_ne!(bound[0].local.port(), bound[1].local.port());
-        for Bound { socket, local } in &bound {
+        for Bound { socket, local, .. } in &bound {
             assert_ne!(local.port(), 0);
             let none = socket.accept().unwrap_err();
             assert_eq!(none.kind(), io::ErrorKind::WouldBlock, "non-blocking");
@@ -425,7 +440,7 @@ mod tests {
     async fn accepted_connections_have_nodelay_and_keepalive() {
         for keepalive in [Some(Duration::from_secs(42)), None] {
             let listener = Listener { keepalive, ..listener(vec![addr("127.0.0.1:0")]) };
-            let Bound { socket, local } = bind(&listener).unwrap().remove(0);
+            let Bound { socket, local, .. } = bind(&listener).unwrap().remove(0);
             let accepting = tokio::net::TcpListener::from_std(socket).unwrap();
             let _client = StdStream::connect(local).unwrap();
             let (stream, _) = accepting.accept().await.unwrap();

@@ -87,6 +87,16 @@ impl Manager {
         }
     }
 
+    /// Whether those sockets come from the gateway in whose place this process is started.
+    #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        match &self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::Systemd(systemd) => systemd.has_predecessor(),
+            _ => false,
+        }
+    }
+
     /// Has standard error go where it is to go from now on, for the log begins. What is printed before
     /// is read by the process in whose place this one is started, if it is.
     pub fn begin_log(&mut self) {

@@ -128,6 +128,11 @@ impl Systemd {
         outcome
     }
 
+    /// Whether sockets come from a gateway.
+    pub(super) fn has_predecessor(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
     pub(super) fn take_sockets(&mut self) -> io::Result<Vec<(String, TcpListener)>> {
         if let Some(error) = self.orphaned.take() {
             return Err(error);

@@ -206,6 +206,34 @@ sites:
     assert_eq!(Client::new(every_at(every)).host("all.test").get("/").await.text(), "still");
 }
 
+#[tokio::test]
+async fn an_address_that_systemd_holds_is_neither_widened_nor_narrowed() {
+    let mut program = Command::new("python3");
+    program.arg(in_repository("tests/peers/activate.py"));
+    program.args(["127.0.0.1,*", env!("CARGO_BIN_EXE_wardgate")]);
+    let yaml = r#"
+listeners:
+  one: { bind: "127.0.0.1:PORT_0", protocol: http }
+  every: { bind: ":PORT_1", protocol: http }
+sites: { "*": { routes: [{ respond: here }] } }
+"#;
+    let gateway = Gateway::start_program(program, TempDir::new().unwrap(), yaml).await;
+    let file = std::fs::read_to_string(gateway.directory().join("gateway.yaml")).unwrap();
+    let (one, every) = (gateway.address("one").port(), gateway.address("every").port());
+    for (name, port, is_narrow) in [("one", one, true), ("every", every, false)] {
+        let (narrow, wide) = (format!("\"127.0.0.1:{port}\""), format!("\":{port}\""));
+        let (from, to) = if is_narrow { (&narrow, &wide) } else { (&wide, &narrow) };
+        assert!(file.contains(from), "{file}");
+        gateway.rewrite(&file.replace(from, to));
+        let text = format!("listener {name} cannot use");
+        let faults = |line: &Value| field(line, "faults").as_str().unwrap_or_default().to_owned();
+        let line = gateway.wait_log(|line| faults(line).contains(&text)).await;
+        assert!(faults(&line).contains("change ListenStream="), "systemd listens on: {line}");
+        let client = Client::new(([127, 0, 0, 1], port).into());
+        assert_eq!(client.get("/").await.text(), "here", "{name}");
+    }
+}
+
 /// Where a socket that takes every address is reached.
 fn every_at(every: InternetAddress) -> InternetAddress {
     ([127, 0, 0, 1], every.port()).into()

@@ -107,6 +107,20 @@ async fn a_configuration_that_the_new_process_refuses_is_shown() {
 }
 
 #[tokio::test]
+async fn an_address_is_widened_by_a_reload_and_by_no_upgrade() {
+    let gateways = Generations::start(YAML).await;
+    let port = gateways.first.address("web").port();
+    // Without sites, so that the change of the file alone does not put it in force.
+    let wide = format!("listeners: {{ web: {{ bind: \":{port}\", protocol: http }} }}\n");
+    gateways.first.rewrite(&wide);
+    let output = gateways.ask(&[]).await;
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("reload that one first"), "{told}");
+    assert_serves(&gateways).await;
+}
+
+#[tokio::test]
 async fn one_upgrade_at_a_time_and_what_else_is_asked_for_waits() {
     let gateways = Generations::start(YAML).await;
     let hangs = script(gateways.directory(), "hangs", "exec sleep 600");

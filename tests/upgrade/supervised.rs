@@ -198,4 +198,12 @@ shutdown: { grace: 1s }
     let log = gateways.first.log().all();
     let closed = is_message("closed an inherited socket that no listener names");
     assert!(!log.iter().any(closed), "all are of use to the next one");
+    let (every, port) = ("every: { bind: \":", gateways.first.address("every").port());
+    assert!(file.contains(every), "{file}");
+    gateways.first.rewrite(&file.replace(every, "every: { bind: \"127.0.0.1:"));
+    let is_held = |line: &Value| {
+        let faults = field(line, "faults").as_str().unwrap_or_default();
+        faults.contains(&format!("127.0.0.1:{port}")) && faults.contains("change ListenStream=")
+    };
+    gateways.first.wait_log(is_held).await;
 }
