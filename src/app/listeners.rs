@@ -17,7 +17,9 @@ use super::StartError;
 use super::prepare::Basis;
 use crate::config::listener::{BindAddress, Listener, Protocol};
 use crate::listen::connection::{Door, Surroundings, enable_fast_open};
-use crate::listen::{BindCause, BindError, Bound, Inherited, Owner, bind_address, bind_beside};
+use crate::listen::{
+    BindCause, BindError, Bound, Inherited, Owner, bind_address, bind_beside, listen_beside,
+};
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
 use crate::telemetry::metrics::ListenerMetrics;
@@ -81,6 +83,14 @@ pub(super) enum Origin {
         socket: TcpListener,
         /// The same socket.
         handle: std::net::TcpListener,
+    },
+    /// It has just been bound, and does not listen before [`open`]: it would take clients from sockets
+    /// in service, of which nothing becomes if this configuration is not put in force.
+    Reserved {
+        /// To listen on.
+        socket: std::net::TcpListener,
+        /// The indices of those in service.
+        beside: Vec<usize>,
     },
 }
 
@@ -165,7 +175,7 @@ impl Socket {
 }
 
 /// Finds sockets for every address of `listeners`: those at `present`, which have `handles`, where there
-/// are any, else `inherited` ones, else new ones.
+/// are any, else `inherited` ones, else new ones. Some of these wait for [`open`].
 ///
 /// # Errors
 /// [`StartError`] for the first address that cannot be had. What was bound is closed again.
@@ -186,13 +196,15 @@ pub(super) fn place(
         let listener = &listeners[index];
         let found: Vec<_> = if kept.is_empty() {
             let owner = Owner::Listener(&listener.name);
-            let bound = match inherited.take(owner, address) {
+            match inherited.take(owner, address) {
                 none if none.is_empty() => {
                     vec![bind_anew(listener, address, (present, handles), inherited)?]
                 }
-                taken => taken,
-            };
-            bound.into_iter().map(|bound| fresh(listener, bound)).collect::<Result<_, _>>()?
+                taken => {
+                    let fresh = taken.into_iter().map(|bound| fresh(listener, bound));
+                    fresh.collect::<Result<_, _>>()?
+                }
+            }
         } else {
             let keep = |kept: usize| {
                 let Place { local, is_held, .. } = present[kept];
@@ -208,8 +220,31 @@ pub(super) fn place(
     Ok(sockets)
 }
 
+/// Has those of `sockets` listen that are bound beside ones in service, which have `handles`. The last
+/// step before they are put in force.
+///
+/// # Errors
+/// [`StartError`] when one of them cannot.
+pub(super) fn open(
+    sockets: &mut [NextSocket],
+    doors: &[NextDoor],
+    handles: &[&std::net::TcpListener],
+) -> Result<(), StartError> {
+    for next in sockets {
+        let Origin::Reserved { socket, beside } = &next.origin else { continue };
+        let listener = &doors[next.listener].listener;
+        let ours: Vec<_> = beside.iter().filter_map(|at| handles.get(*at).copied()).collect();
+        let listening = listen_beside(listener, socket, &ours).and_then(|()| socket.try_clone());
+        next.origin = accepting(listener, listening.map_err(StartError::Socket)?)?;
+    }
+    Ok(())
+}
+
 /// Sockets in service, and other handles to the same ones.
 type Present<'a> = (&'a [Place], &'a [Arc<std::net::TcpListener>]);
+
+/// Where a new socket is, whether a service manager has it open as well, and the socket.
+type Found = (SocketAddr, bool, Origin);
 
 /// Binds `address`. One that is for all addresses of a port and one that is not are in each other's way;
 /// where sockets of ours are, which the next configuration has no use for, it is bound beside them. Not
@@ -219,39 +254,45 @@ fn bind_anew(
     address: BindAddress,
     (present, handles): Present<'_>,
     inherited: &Inherited,
-) -> Result<Bound, BindError> {
+) -> Result<Found, StartError> {
     let error = match bind_address(listener, address) {
         Err(error) if error.cause == BindCause::InUse => error,
-        outcome => return outcome,
+        outcome => return fresh(listener, outcome?),
     };
+    let wanted = error.address;
     let is_in_the_way = |local: SocketAddr| {
-        let is_any = local.ip().is_unspecified() || error.address.ip().is_unspecified();
-        local.port() == error.address.port() && is_any
+        let is_any = local.ip().is_unspecified() || wanted.ip().is_unspecified();
+        local.port() == wanted.port() && is_any
     };
-    let ours = present.iter().zip(handles).filter(|(at, _)| is_in_the_way(at.local));
+    let ours = (0..present.len()).filter(|at| is_in_the_way(present[*at].local));
+    let (held, ours): (Vec<usize>, Vec<usize>) = ours.partition(|at| present[*at].is_held);
     let mut before =
         inherited.left().filter(|(socket, _)| socket.local_addr().is_ok_and(is_in_the_way));
-    let (held, ours): (Vec<_>, Vec<_>) = ours.partition(|(at, _)| at.is_held);
     let cause = match before.next() {
         Some((_, true)) => BindCause::Held,
         _ if !held.is_empty() => BindCause::Held,
         Some((_, false)) => BindCause::Before,
-        None if ours.is_empty() => return Err(error),
+        None if ours.is_empty() => return Err(error.into()),
         None => {
-            let ours: Vec<_> = ours.into_iter().map(|(_, handle)| &**handle).collect();
-            return bind_beside(listener, address, &ours);
+            let others: Vec<_> = ours.iter().map(|at| &*handles[*at]).collect();
+            let Bound { socket, local, is_held } = bind_beside(listener, address, &others)?;
+            return Ok((local, is_held, Origin::Reserved { socket, beside: ours }));
         }
     };
-    Err(BindError { cause, ..error })
+    Err(BindError { cause, ..error }.into())
 }
 
-fn fresh(listener: &Listener, bound: Bound) -> Result<(SocketAddr, bool, Origin), StartError> {
-    let Bound { socket: handle, local, is_held } = bound;
+fn fresh(listener: &Listener, bound: Bound) -> Result<Found, StartError> {
+    let Bound { socket, local, is_held } = bound;
+    Ok((local, is_held, accepting(listener, socket)?))
+}
+
+fn accepting(listener: &Listener, handle: std::net::TcpListener) -> Result<Origin, StartError> {
     if let Some(queue) = listener.tcp_fast_open {
         enable_fast_open(&handle, queue).map_err(StartError::Socket)?;
     }
     let socket = handle.try_clone().and_then(TcpListener::from_std);
-    Ok((local, is_held, Origin::Bound { socket: socket.map_err(StartError::Socket)?, handle }))
+    Ok(Origin::Bound { socket: socket.map_err(StartError::Socket)?, handle })
 }
 
 /// By wanted address: the indices in `present` of the sockets that serve it on; two where one for

@@ -99,10 +99,12 @@ impl Running {
             }
             Err(_) => panicked(),
         };
+        let renewed = match renewed {
+            Ok(renewed) => self.complete(renewed).await,
+            Err(refused) => Err(refused),
+        };
         match renewed {
-            Ok(Renewed { mut prepared, warnings }) => {
-                let (store, metrics) = (&self.certificates.store, &self.shared.metrics);
-                stapling::ask_first(&mut prepared.sources, store, metrics).await;
+            Ok(Renewed { prepared, warnings }) => {
                 let mut warnings = warnings.to_string();
                 for kept in self.apply(prepared) {
                     tracing::warn!(setting = kept, "needs a restart to change");
@@ -116,6 +118,19 @@ impl Running {
                 files.dedup();
                 self.watch(files);
                 Outcome::Rejected { generation, faults: rejection.faults() }
+            }
+        }
+    }
+
+    /// Does what is left once nothing else stands in the way.
+    async fn complete(&self, mut renewed: Renewed) -> Result<Renewed, Refused> {
+        let (store, metrics) = (&self.certificates.store, &self.shared.metrics);
+        stapling::ask_first(&mut renewed.prepared.sources, store, metrics).await;
+        match self.open(&mut renewed.prepared) {
+            Ok(()) => Ok(renewed),
+            Err(error) => {
+                let files = renewed.prepared.inputs.paths();
+                Err(Refused { rejection: Box::new(error.into()), files })
             }
         }
     }

@@ -12,12 +12,12 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::LAST_STEPS;
 use super::certificates::Certificates;
 use super::inputs::Inputs;
-use super::listeners::{NextSocket, Origin, Socket};
+use super::listeners::{self, NextSocket, Origin, Socket};
 use super::prepare::{AdminPlace, Basis, Current, NextAdmin, Prepared};
 use super::state::Stage;
+use super::{LAST_STEPS, StartError};
 use crate::acme::renewer::Commands;
 use crate::admin::{self, Control, Desk, LastReload, View};
 use crate::config::listener::BindAddress;
@@ -173,7 +173,16 @@ impl Running {
         }
     }
 
-    /// Puts `next` in force. Cannot fail, and never waits: it is done at once or not begun.
+    /// Has all sockets of `next` listen. Until then nobody waits at one of them.
+    ///
+    /// # Errors
+    /// [`StartError`] when one cannot.
+    pub(super) fn open(&self, next: &mut Prepared) -> Result<(), StartError> {
+        let handles: Vec<_> = self.sockets.iter().map(|socket| &*socket.handle).collect();
+        listeners::open(&mut next.sockets, &next.doors, &handles)
+    }
+
+    /// Puts `next` in force, which is [open](Self::open). Cannot fail, and never waits: it is done at once or not begun.
     pub(super) fn put_in_force(&mut self, next: Prepared) {
         let Prepared {
             generation,
@@ -286,6 +295,8 @@ impl Running {
                     fresh.push(Fresh { socket, handle, door, close, yields });
                     self.sockets.push(kept);
                 }
+                // None is left that is not open.
+                Origin::Reserved { .. } => {}
             }
         }
         for gone in present.into_iter().flatten() {

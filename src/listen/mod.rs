@@ -34,5 +34,6 @@ pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
 pub use inherited::{Inherited, Owner};
 pub use socket::{
-    AcceptAction, BindCause, BindError, Bound, accept_error, bind, bind_address, bind_beside, tune,
+    AcceptAction, BindCause, BindError, Bound, accept_error, bind, bind_address, bind_beside,
+    listen_beside, tune,
 };

@@ -140,8 +140,8 @@ pub fn bind_address(listener: &Listener, address: BindAddress) -> Result<Bound, 
     bind_with(listener, address, false)
 }
 
-/// The same where sockets of `ours` listen on the port already, for more addresses or for fewer. They go
-/// on listening, so that nobody is refused in between; it is the caller's to close them.
+/// The same where sockets of `ours` listen on the port already, for more addresses or for fewer. It does
+/// not listen before [`listen_beside`]: from then on it has the clients of its address.
 ///
 /// # Errors
 /// [`BindError`] when it cannot be had, with [`BindCause::Ours`] where the system lets none of the
@@ -151,19 +151,44 @@ pub fn bind_beside(
     address: BindAddress,
     ours: &[&TcpListener],
 ) -> Result<Bound, BindError> {
-    let share = |is_shared| {
-        for socket in ours {
-            // Without it binding fails, which tells.
-            let _ = share_port(&SockRef::from(*socket), is_shared);
-        }
-    };
-    share(true);
-    let bound = bind_with(listener, address, true);
-    share(false);
+    let bound = sharing(ours, || bind_with(listener, address, true));
     bound.map_err(|error| match error.cause {
         BindCause::InUse => BindError { cause: BindCause::Ours, ..error },
         _ => error,
     })
+}
+
+/// Has `socket`, which [`bind_beside`] has bound, listen beside `ours`. They go on listening, so that
+/// nobody is refused in between; it is the caller's to close them.
+///
+/// # Errors
+/// What the system says.
+pub fn listen_beside(
+    listener: &Listener,
+    socket: &TcpListener,
+    ours: &[&TcpListener],
+) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    sharing(ours, || socket.listen(backlog(listener)))?;
+    share_port(&socket, false)
+}
+
+/// Does `action` while sockets of this user may be bound to the port of `ours`.
+fn sharing<T>(ours: &[&TcpListener], action: impl FnOnce() -> T) -> T {
+    let share = |is_shared| {
+        for socket in ours {
+            // Without it the action fails, which tells.
+            let _ = share_port(&SockRef::from(*socket), is_shared);
+        }
+    };
+    share(true);
+    let outcome = action();
+    share(false);
+    outcome
+}
+
+fn backlog(listener: &Listener) -> i32 {
+    i32::try_from(listener.backlog).unwrap_or(i32::MAX)
 }
 
 fn bind_with(
@@ -187,7 +212,7 @@ fn bind_with(
 }
 
 /// Lets sockets of the same user that are shared as well be bound to the same port, or no more. Linux
-/// asks when they are bound, whether or not they listen then (socket(7), `SO_REUSEPORT`).
+/// asks when they are bound, and when they begin to listen (socket(7), `SO_REUSEPORT`).
 #[cfg(target_os = "linux")]
 fn share_port(socket: &Socket, is_shared: bool) -> io::Result<()> {
     socket.set_reuse_port(is_shared)
@@ -221,7 +246,8 @@ fn take_exclusively(socket: &Socket) -> io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `how` says whether an IPv6 address is that alone, and whether its port is shared with sockets of ours.
+/// `how` says whether an IPv6 address is that alone, and whether its port is shared with sockets of ours,
+/// beside which it does not listen yet.
 fn listen(listener: &Listener, address: SocketAddr, how: (bool, bool)) -> Result<Bound, BindError> {
     open(listener, address, how).map_err(|source| BindError {
         listener: listener.name.clone(),
@@ -251,9 +277,8 @@ fn open(
         share_port(&socket, true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
-    if is_shared {
-        share_port(&socket, false)?;
+    if !is_shared {
+        socket.listen(backlog(listener))?;
     }
     let socket = TcpListener::from(socket);
     let local = socket.local_addr()?;

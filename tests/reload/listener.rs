@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::{ask, is_message, says};
+use super::{ask, is_message, refused, says};
 use crate::support::{Client, Gateway, Origin, field, run, within};
 
 const WEB: &str = "web: { bind: \"127.0.0.1:0\", protocol: http, alpn: [h2, http/1.1] }";
@@ -216,4 +216,33 @@ async fn an_address_is_widened_and_narrowed_without_a_moment_of_refusal() {
     stop.send(()).unwrap();
     let (count, resets) = visits.await.unwrap();
     assert!(count > 0 && resets <= 3, "{count} came in, {resets} did not");
+}
+
+#[tokio::test]
+async fn a_rejected_configuration_that_narrows_an_address_takes_nobody_along() {
+    let sites = format!("sites:\n{}", says("\"*\"", "one"));
+    let gateway = Gateway::start(yaml(&["web: { bind: \":0\", protocol: http }"], &sites)).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], gateway.address("web").port()));
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let visits = tokio::spawn(async move {
+        let mut count = 0_usize;
+        while stopped.try_recv().is_err() {
+            assert_eq!(Client::new(address).get("/").await.text(), "one");
+            count += 1;
+        }
+        count
+    });
+    let web = format!("web: {{ bind: \"{address}\", protocol: http }}");
+    std::fs::write(gateway.directory().join("half.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    // To read the CAs of the system takes a moment, and what is wrong comes after that.
+    let pools = "upstreams:
+  some: { servers: \"https://a.test\" }
+  app: { servers: \"https://a.test\", tls: { ca: half.pem } }\n";
+    for _ in 0..10 {
+        let faults = refused(&gateway, &yaml(&[&web], &format!("{sites}{pools}"))).await;
+        assert!(faults.contains("half.pem"), "{faults}");
+    }
+    stop.send(()).unwrap();
+    assert!(visits.await.unwrap() > 0);
+    assert!(gateway.addresses("web").iter().all(|local| local.ip().is_unspecified()));
 }
