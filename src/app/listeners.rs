@@ -18,7 +18,8 @@ use super::prepare::Basis;
 use crate::config::listener::{BindAddress, Listener, Protocol};
 use crate::listen::connection::{Door, Surroundings, enable_fast_open};
 use crate::listen::{
-    BindCause, BindError, Bound, Inherited, Owner, bind_address, bind_beside, listen_beside,
+    BindCause, BindError, Bound, Heir, Heirs, Inherited, Owner, bind_address, bind_beside,
+    listen_beside,
 };
 use crate::proxy::connection::ListenerFacts;
 use crate::proxy::generation::BoundListener;
@@ -33,8 +34,8 @@ pub(super) struct Socket {
     pub(super) door: Arc<ArcSwap<Door>>,
     /// Ends its accept loop.
     pub(super) close: CancellationToken,
-    /// When that ends, another socket is there for its clients: those that wait are taken.
-    pub(super) yields: CancellationToken,
+    /// To which sockets that leaves who waits.
+    pub(super) heirs: Arc<Heirs>,
     /// The other handle to the socket that is accepted on, for changes of its options.
     pub(super) handle: Arc<std::net::TcpListener>,
 }
@@ -144,7 +145,23 @@ impl Socket {
         close: CancellationToken,
     ) -> Self {
         let door = Arc::new(ArcSwap::new(Arc::clone(door)));
-        Self { at, door, close, yields: CancellationToken::new(), handle: Arc::new(handle) }
+        Self { at, door, close, heirs: Arc::default(), handle: Arc::new(handle) }
+    }
+
+    /// Closes it. Who waits there is left to those of `others` that are on the same port.
+    pub(super) fn close(&self, others: &[Self]) {
+        let is_heir = |other: &&Self| other.at.local.port() == self.at.local.port();
+        let heir = |other: &Self| Heir {
+            local: other.at.local,
+            takes_both_families: other.at.local.is_ipv6()
+                && matches!(other.at.address, BindAddress::Any { .. }),
+            door: other.door.load_full(),
+        };
+        let heirs: Vec<Heir> = others.iter().filter(is_heir).map(heir).collect();
+        if !heirs.is_empty() {
+            self.heirs.name(heirs);
+        }
+        self.close.cancel();
     }
 
     /// Another handle, and what its owner calls it.

@@ -22,8 +22,8 @@ use crate::acme::renewer::Commands;
 use crate::admin::{self, Control, Desk, LastReload, View};
 use crate::config::listener::BindAddress;
 use crate::config::process::LogFile;
-use crate::listen::Owner;
-use crate::listen::connection::{Census, Door, Surroundings, accept, take_waiting};
+use crate::listen::connection::{Census, Door, Surroundings, accept};
+use crate::listen::{Heirs, Owner};
 use crate::proxy::engine::Engine;
 use crate::proxy::gateway::Shared;
 use crate::proxy::generation::Generation;
@@ -206,13 +206,8 @@ impl Running {
         self.shared.current.store(generation);
         self.lists.send_replace(lists);
         self.view.store(Arc::new(view));
-        for Fresh { socket, handle, door, close, yields } in fresh {
-            self.accepting.spawn("accept", async move {
-                accept(socket, Arc::clone(&door), close).await;
-                if yields.is_cancelled() {
-                    take_waiting(&handle, &door.load_full());
-                }
-            });
+        for (socket, door, heirs, close) in fresh {
+            self.accepting.spawn("accept", accept(socket, door, heirs, close));
         }
         for pool in retired {
             pool.stop.cancel();
@@ -290,9 +285,8 @@ impl Running {
                 Origin::Bound { socket, handle } => {
                     log_listening(&at.listener, at.local);
                     let kept = Socket::new(at, handle, door, self.close.child_token());
-                    let (handle, door) = (Arc::clone(&kept.handle), Arc::clone(&kept.door));
-                    let (close, yields) = (kept.close.clone(), kept.yields.clone());
-                    fresh.push(Fresh { socket, handle, door, close, yields });
+                    let (door, heirs) = (Arc::clone(&kept.door), Arc::clone(&kept.heirs));
+                    fresh.push((socket, door, heirs, kept.close.clone()));
                     self.sockets.push(kept);
                 }
                 // None is left that is not open.
@@ -300,11 +294,7 @@ impl Running {
             }
         }
         for gone in present.into_iter().flatten() {
-            let port = gone.at.local.port();
-            if self.sockets.iter().any(|other| other.at.local.port() == port) {
-                gone.yields.cancel();
-            }
-            gone.close.cancel();
+            gone.close(&self.sockets);
             let (listener, address) = (&gone.at.listener, gone.at.local);
             tracing::info!(%listener, server.address = %address, "stopped listening");
         }
@@ -475,14 +465,7 @@ impl Running {
 }
 
 /// What the accept loop of a new socket needs.
-struct Fresh {
-    socket: tokio::net::TcpListener,
-    /// The same socket.
-    handle: Arc<std::net::TcpListener>,
-    door: Arc<ArcSwap<Door>>,
-    close: CancellationToken,
-    yields: CancellationToken,
-}
+type Fresh = (tokio::net::TcpListener, Arc<ArcSwap<Door>>, Arc<Heirs>, CancellationToken);
 
 fn log_listening(listener: &str, address: SocketAddr) {
     tracing::info!(%listener, server.address = %address, "listening");

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Timeout, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::heirs::Heirs;
 use super::line::{Line, Patience};
 use super::socket::{self, AcceptAction};
 use super::{http1, http2, proxy_protocol};
@@ -70,12 +71,33 @@ pub struct Door {
     pub metrics: Arc<ListenerMetrics>,
 }
 
-/// Accepts connections on `socket` until `close` fires, each through the `door` of that moment.
-pub async fn accept(socket: TcpListener, door: Arc<ArcSwap<Door>>, close: CancellationToken) {
+/// Accepts connections on `socket` until `close` fires, each through the `door` of that moment. What
+/// waits there then goes to `heirs`.
+pub async fn accept(
+    socket: TcpListener,
+    door: Arc<ArcSwap<Door>>,
+    heirs: Arc<Heirs>,
+    close: CancellationToken,
+) {
+    accept_until(&socket, &door, &heirs, &close).await;
+    if heirs.are_named()
+        && let Ok(socket) = socket.into_std()
+    {
+        heirs.take_waiting(&socket);
+    }
+}
+
+async fn accept_until(
+    socket: &TcpListener,
+    door: &ArcSwap<Door>,
+    heirs: &Heirs,
+    close: &CancellationToken,
+) {
     loop {
         let Some(accepted) = close.run_until_cancelled(socket.accept()).await else { return };
         let door = door.load_full();
         match accepted {
+            Ok((stream, peer)) if heirs.are_named() => heirs.take(stream, peer),
             Ok((stream, peer)) => admit(stream, peer, &door),
             Err(error) => match socket::accept_error(&error) {
                 AcceptAction::Retry => {}
@@ -94,19 +116,8 @@ pub async fn accept(socket: TcpListener, door: Arc<ArcSwap<Door>>, close: Cancel
     }
 }
 
-/// Takes the connections that have come in on `socket` and nobody has accepted, as it is about to close:
-/// their clients have been told that they are connected.
-pub fn take_waiting(socket: &std::net::TcpListener, door: &Arc<Door>) {
-    while let Ok((stream, peer)) = socket.accept() {
-        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = stream {
-            admit(stream, peer, door);
-        }
-    }
-}
-
 /// Starts the task of a new connection, if there is room for it.
-fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
+pub(super) fn admit(stream: TcpStream, peer: SocketAddr, door: &Arc<Door>) {
     let around = &door.around;
     if !proxy_protocol::may_connect(peer, door) {
         return;

@@ -19,6 +19,7 @@ mod frame_watch;
 mod framing;
 mod h2_transport;
 mod head_gate;
+mod heirs;
 pub mod http1;
 pub mod http2;
 mod inherited;
@@ -32,6 +33,7 @@ mod syntax;
 pub use frame_watch::FrameWatch;
 pub use framing::{BodyTracker, FramingError};
 pub use head_gate::{BodyFraming, Head, HeadGate, HeadLimits, Refusal, Span, TargetForm, Verdict};
+pub use heirs::{Heir, Heirs};
 pub use inherited::{Inherited, Owner};
 pub use socket::{
     AcceptAction, BindCause, BindError, Bound, accept_error, bind, bind_address, bind_beside,

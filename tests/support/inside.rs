@@ -94,9 +94,9 @@ sites:
             });
             let tls = terms.map(|terms| (terms, Arc::clone(&store)));
             let metrics = metrics.listener(&listener.name);
-            let door = Arc::new(Door { listener, facts, tls, around, metrics });
-            connections
-                .spawn("accept", accept(socket, Arc::new(ArcSwap::new(door)), close.clone()));
+            let door = Door { listener, facts, tls, around, metrics };
+            let door = Arc::new(ArcSwap::from_pointee(door));
+            connections.spawn("accept", accept(socket, door, Arc::default(), close.clone()));
         }
         let address = |name: &str| addresses.iter().find(|(it, _)| it == name).unwrap().1;
         let (web, secure) = (address("web"), address("secure"));
