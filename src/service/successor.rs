@@ -17,9 +17,10 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, ChildStderr};
+use tokio::signal::unix::{self, SignalKind};
 
 use super::predecessor::{FAILED, READY, VARIABLE};
 
@@ -38,6 +39,8 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub struct Successor {
     child: Child,
     pid: u32,
+    /// That one of our own has ended.
+    ends: unix::Signal,
     connection: tokio::net::UnixStream,
     /// The same, to write on without waiting.
     word: UnixStream,
@@ -45,7 +48,7 @@ pub struct Successor {
     /// What it has said over the connection, and what it has printed.
     told: Vec<u8>,
     printed: Vec<u8>,
-    /// It has taken over, or has been ended already.
+    /// It has taken over, or has ended and been waited for: its number may be another's.
     is_left_alone: bool,
 }
 
@@ -104,12 +107,13 @@ impl Successor {
         ours.set_nonblocking(true)?;
         let word = ours.try_clone()?;
         let connection = tokio::net::UnixStream::from_std(ours)?;
+        let ends = unix::signal(SignalKind::child())?;
         let mut child = tokio::process::Command::from(command).spawn()?;
         let gone = || io::Error::other("the process is gone");
         let (pid, stderr) = (child.id().ok_or_else(gone)?, child.stderr.take().ok_or_else(gone)?);
         let (told, printed) = (Vec::new(), Vec::new());
         let is_left_alone = false;
-        Ok(Self { child, pid, connection, word, stderr, told, printed, is_left_alone })
+        Ok(Self { child, pid, ends, connection, word, stderr, told, printed, is_left_alone })
     }
 
     /// The process's number.
@@ -136,8 +140,8 @@ impl Successor {
                 more = read(&mut self.stderr, &mut self.printed), if !is_printed => {
                     is_printed = !more;
                 }
-                status = self.child.wait() => {
-                    let status = status.unwrap_or_default();
+                () = end(self.pid, &mut self.ends) => {
+                    let status = self.ended().await;
                     let last_words = async {
                         while read(&mut self.connection, &mut self.told).await {}
                         while read(&mut self.stderr, &mut self.printed).await {}
@@ -149,10 +153,17 @@ impl Successor {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for its end. What it has started ends with it, unless it has taken over.
     pub async fn ended(&mut self) -> ExitStatus {
+        if !self.is_left_alone {
+            // Its number is its own until it is waited for, whoever else is in the group.
+            end(self.pid, &mut self.ends).await;
+            self.kill_group();
+        }
         // What was waited for already has ended.
-        self.child.wait().await.unwrap_or_default()
+        let status = self.child.wait().await.unwrap_or_default();
+        self.is_left_alone = true;
+        status
     }
 
     /// What it has printed before it had a log, or the end of that.
@@ -170,14 +181,16 @@ impl Successor {
 
     /// Ends it and what it has started, and waits until it has ended.
     pub async fn kill(mut self) {
-        self.kill_group();
-        // Fails only when it has ended.
-        let _ = self.child.kill().await;
-        // Its number may be another's from here on.
-        self.is_left_alone = true;
+        if !self.is_left_alone {
+            self.kill_group();
+            // Fails only when it has ended.
+            let _ = self.child.start_kill();
+        }
+        self.ended().await;
     }
 
-    /// Ends all of its group. It may have ended itself, and have left others there.
+    /// Ends all of its group. It may have ended itself, and have left others there. Only before it is
+    /// waited for.
     fn kill_group(&self) {
         if let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             // Fails only when there is nobody left.
@@ -270,6 +283,19 @@ const GONE: &[u8] = b" (deleted)";
 
 fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// Waits until our child with this number has ended, and leaves its status to be waited for. `ends` has
+/// to be older than the child.
+async fn end(pid: u32, ends: &mut unix::Signal) {
+    let Some(child) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    // An error says that it is no child of ours any more.
+    while let Ok(None) = waitid(WaitId::Pid(child), options) {
+        if ends.recv().await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Keeps all descriptors up to `last` in use.
