@@ -1,4 +1,4 @@
-//! Fields that may not stand behind a body.
+//! Fields that may not stand behind the body of a request.
 
 /// Fields that frame, route, authenticate or describe the content: too late after it (RFC 9110
 /// §6.5.1), and merged into the header fields they would overrule what was decided.
@@ -35,7 +35,7 @@ const FORBIDDEN: [&[u8]; 27] = [
 /// Every `X-Forwarded-…` is refused too.
 const FORBIDDEN_PREFIX: &[u8] = b"x-forwarded-";
 
-/// Whether a field may not stand behind a body, by its name in lower case and with `-` for `_`. Names
+/// Whether a field may not stand behind the body of a request, by its name in lower case and with `-` for `_`. Names
 /// that are cut after 24 bytes are other ones than those that may not.
 #[must_use]
 pub fn is_forbidden_trailer(name: &[u8]) -> bool {

@@ -7,33 +7,50 @@ use http::{HeaderMap, HeaderName};
 
 use super::field_class::{Class, classify};
 use super::response_check::{BadResponse, check_size};
-use crate::net::is_forbidden_trailer;
 
-/// What controls the response as a whole, beside what no message may have there.
-const HEAD_ONLY: [&str; 26] = [
+/// What controls a message as a whole, beside what frames it and concerns one connection. Statements about
+/// a client (`X-Request-Id`, `X-Forwarded-For`) do not: in a response they are a program's own.
+const HEAD_ONLY: [&str; 43] = [
     "accept-ranges",
     "age",
     "allow",
     "alt-svc",
+    "authorization",
+    "cache-control",
     "clear-site-data",
     "content-disposition",
+    "content-encoding",
     "content-language",
     "content-location",
+    "content-range",
     "content-security-policy",
     "content-security-policy-report-only",
+    "content-type",
+    "cookie",
     "date",
+    "expect",
     "expires",
+    "forwarded",
+    "host",
     "last-modified",
     "link",
     "location",
+    "max-forwards",
     "permissions-policy",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
     "referrer-policy",
     "refresh",
     "retry-after",
     "server",
+    "set-cookie",
     "strict-transport-security",
     "vary",
+    "via",
     "warning",
+    "www-authenticate",
     "x-content-type-options",
     "x-frame-options",
     "x-xss-protection",
@@ -65,7 +82,6 @@ fn may_trail(name: &str) -> bool {
         Class::Connection | Class::Framing | Class::HopByHop | Class::Te | Class::Upgrade
     );
     !is_framing
-        && !is_forbidden_trailer(folded.as_bytes())
         && HEAD_ONLY.binary_search(&&*folded).is_err()
         && !HEAD_ONLY_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
 }
@@ -87,6 +103,9 @@ mod tests {
             "authentication-info",
             "x-checksum",
             "x_sum",
+            "x-request-id",
+            "x-real-ip",
+            "x-forwarded-for",
         ] {
             assert!(may_trail(name), "{name}");
         }
@@ -102,7 +121,8 @@ mod tests {
             "cache-control",
             "content-type",
             "access-control-allow-origin",
-            "x-forwarded-for",
+            "via",
+            "www-authenticate",
             "strict-transport-security",
             "proxy-authentication-info",
         ] {
