@@ -126,6 +126,9 @@ impl ProxyHttp for Hooks {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        if let Some(error) = retry::lost_h2(exchange, request.version) {
+            return Err(error);
+        }
         exchange.send(session.is_body_done());
         onward::rewrite(exchange, request).map_err(|failure| stop(exchange, failure))
     }
@@ -218,7 +221,7 @@ impl ProxyHttp for Hooks {
         mut error: Box<Error>,
     ) -> Box<Error> {
         engine::note_attempt(None, None);
-        error.set_retry(retry::after_connect(exchange));
+        error.set_retry(retry::after_connect(exchange, &error));
         error
     }
 

@@ -177,10 +177,6 @@ pub(super) fn rewrite(exchange: &Exchange, request: &mut RequestHeader) -> Resul
     let server = &attempt.endpoint().server;
     let asked = HeaderValue::from_str(&exchange.head.host).map_err(|_| Failure::Internal)?;
     let is_h2 = attempt.is_engines_own() && request.version == http::Version::HTTP_2;
-    if attempt.is_engines_own() && !is_h2 {
-        // It has picked h2 before; from now on it is believed to speak what it does today.
-        attempt.endpoint().note_spoken(false);
-    }
     let onward = Onward {
         client,
         connection: &connection.forwarded,

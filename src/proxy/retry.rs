@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 use pingora_error::{Error, ErrorSource, ErrorType};
 
 use super::exchange::Exchange;
@@ -15,14 +15,22 @@ use super::failure::Failure;
 use super::outcome;
 use crate::config::health::Retry;
 use crate::config::upstream::UpstreamProtocol;
-use crate::upstream::DialFailure;
+use crate::upstream::{Attempt, DialFailure};
 
 /// Whether a request whose connection failed to come about may go to another server. It was not
-/// sent, so any method may. Never to the same one, which would say the same.
+/// sent, so any method may. Never to the same one, which would say the same; unless it no longer
+/// speaks what it did.
 #[must_use]
-pub(super) fn after_connect(exchange: &mut Exchange) -> bool {
+pub(super) fn after_connect(exchange: &mut Exchange, error: &Error) -> bool {
     let Some(attempt) = exchange.attempt.clone() else { return false };
     let mut target = Target::Another;
+    if refuses_h2(&attempt, error) {
+        attempt.endpoint().forget_spoken();
+        if !std::mem::replace(&mut exchange.is_resent, true) {
+            return true;
+        }
+        target = Target::AnotherIfAny;
+    }
     if let Some(DialFailure::NoPort(cause)) = attempt.dial_failure() {
         // Whether or not another server can help.
         exchange.shared.pressure.lack_port(&attempt.endpoint().label, cause);
@@ -47,8 +55,9 @@ pub(super) fn after_break(exchange: &mut Exchange, error: &Error, is_replayable:
     if is_ours || !is_replayable || exchange.answer.first_byte.is_some() {
         return false;
     }
-    let is_unprocessed = outcome::is_unprocessed(error) || wants_http1(exchange, error);
-    if !exchange.is_resent && (is_unprocessed || is_stale(exchange, error)) {
+    let is_unprocessed = wants_http1(exchange, error) || outcome::is_unprocessed(error);
+    let is_lost = breaks_h2(exchange, error) || is_stale(exchange, error);
+    if !exchange.is_resent && (is_unprocessed || is_lost) {
         exchange.is_resent = true;
         return true;
     }
@@ -138,16 +147,49 @@ fn is_stale(exchange: &Exchange, error: &Error) -> bool {
         && exchange.head.method.is_idempotent()
 }
 
-/// Whether the server has refused the request because it wants HTTP/1.1 (RFC 9113 §7), and gets it from
-/// now on.
+/// Whether the server, which may choose, did not go on with TLS when offered h2 alone. It has picked
+/// that before.
+fn refuses_h2(attempt: &Attempt, error: &Error) -> bool {
+    attempt.pool.spec().protocol == UpstreamProtocol::Auto
+        && attempt.is_engines_own()
+        && attempt.dial_failure().is_none()
+        && attempt.expired().is_none()
+        && *error.root_etype() == ErrorType::TLSHandshakeFailure
+}
+
+/// The error that ends an attempt before anything is sent, where a server that may choose has picked
+/// h2 before and does not now: HTTP/1.1 goes over connections of our own.
+#[must_use]
+pub(super) fn lost_h2(exchange: &Exchange, version: Version) -> Option<Box<Error>> {
+    let attempt = exchange.attempt.as_ref()?;
+    let is_lost = attempt.pool.spec().protocol == UpstreamProtocol::Auto
+        && attempt.is_engines_own()
+        && version != Version::HTTP_2;
+    is_lost.then(|| Error::new_up(ErrorType::H2Downgrade))
+}
+
+/// Whether the server has refused the request because it wants HTTP/1.1 (RFC 9113 §7), and gets it for
+/// a while.
 fn wants_http1(exchange: &Exchange, error: &Error) -> bool {
+    *error.root_etype() == ErrorType::H2Downgrade && fall_back(exchange)
+}
+
+/// Whether what the server said was no h2, it has HTTP/1.1 for a while instead, and the request may
+/// go that way: perhaps it was acted on.
+fn breaks_h2(exchange: &Exchange, error: &Error) -> bool {
+    *error.root_etype() == ErrorType::InvalidH2
+        && fall_back(exchange)
+        && exchange.head.method.is_idempotent()
+}
+
+/// Has the server be spoken to over HTTP/1.1 for a while, where it has the choice. Returns whether.
+fn fall_back(exchange: &Exchange) -> bool {
     let Some(attempt) = &exchange.attempt else { return false };
     let may_choose = attempt.pool.spec().protocol == UpstreamProtocol::Auto;
-    let is_wanted = may_choose && *error.root_etype() == ErrorType::H2Downgrade;
-    if is_wanted {
+    if may_choose {
         attempt.endpoint().note_spoken(false);
     }
-    is_wanted
+    may_choose
 }
 
 /// Whether our own side, rather than the server's, ended the write.

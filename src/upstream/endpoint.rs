@@ -146,6 +146,11 @@ impl Endpoint {
         self.state.spoken.store(if is_h2 { 1 } else { until }, Ordering::Relaxed);
     }
 
+    /// Forgets what ALPN has picked, so that it is asked again.
+    pub fn forget_spoken(&self) {
+        self.state.spoken.store(0, Ordering::Relaxed);
+    }
+
     /// Requests it is answering now.
     #[must_use]
     pub fn in_flight(&self) -> usize {

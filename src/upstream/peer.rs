@@ -141,8 +141,9 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     let (address, _) = attempt.endpoint().addresses();
     let mut peer = HttpPeer::new(address, https, sni);
     peer.options.custom_l4 = Some(Arc::new(Opener(Arc::clone(&attempt))));
-    // A server that has picked h2 may have changed its mind.
-    peer.options.alpn = if spec.protocol == UpstreamProtocol::Auto { ALPN::H2H1 } else { ALPN::H2 };
+    // Nothing else, where the server has the choice as well: with one it would be HTTP/1.1 for good, once
+    // a server has asked for that, and over a connection of the engine's.
+    peer.options.alpn = ALPN::H2;
     peer.options.max_h2_streams = MAX_H2_STREAMS;
     peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
     peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);

@@ -1,6 +1,8 @@
 """An HTTP/2 origin: h2c with prior knowledge, or TLS.
 
-usage: h2_origin.py [CERTIFICATE KEY]
+usage: h2_origin.py [CERTIFICATE KEY [both]]
+
+With `both` it speaks HTTP/1.1 as well, where every answer is `http/1.1`.
 
 The request's path says what happens:
   /echo     200, the request's body as it comes, its trailers and `x-origin: end` behind it
@@ -19,6 +21,10 @@ The request's path says what happens:
   /rst      RST_STREAM (INTERNAL_ERROR) instead of an answer
   /drain    GOAWAY that leaves the request out, and from the second time on as /take
   /refuse   RST_STREAM (REFUSED_STREAM), and from the second time on as /take
+  /spoken   200, `h2`
+  /http1    RST_STREAM (HTTP_1_1_REQUIRED)
+  /broken   a frame that there is not, after which nothing on the connection is believed
+  /retire   as /spoken, and the end of the connection; later ones are HTTP/1.1
 Events: listening{port}, accepted{connection}, request{connection, stream, headers},
 reset{connection, stream, code}, closed{connection}.
 """
@@ -42,11 +48,17 @@ BIG = b"x" * (1 << 20)
 class Origin(asyncio.Protocol):
     count = 0
     turned_away = set()
+    context = None
 
     def connection_made(self, transport):
         Origin.count += 1
         self.number, self.transport = Origin.count, transport
         self.paths, self.unsent, self.trailers, self.taken, self.sent = {}, {}, {}, {}, 0
+        tls = transport.get_extra_info("ssl_object")
+        self.head = b"" if tls and tls.selected_alpn_protocol() != "h2" else None
+        if self.head is not None:
+            tell("accepted", connection=self.number)
+            return
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="latin-1"))
         self.h2.initiate_connection()
         self.flush()
@@ -56,6 +68,12 @@ class Origin(asyncio.Protocol):
         tell("closed", connection=self.number)
 
     def data_received(self, data):
+        if self.head is not None:
+            self.head += data
+            if self.head.endswith(b"\r\n\r\n"):
+                self.head = b""
+                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhttp/1.1")
+            return
         try:
             for event in self.h2.receive_data(data):
                 self.take(event)
@@ -140,6 +158,16 @@ class Origin(asyncio.Protocol):
                 self.h2.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
         elif path in ("/take", "/drain", "/refuse"):
             self.taken[stream] = 0
+        elif path == "/spoken":
+            self.answer(stream, b"h2")
+        elif path == "/http1":
+            self.h2.reset_stream(stream, h2.errors.ErrorCodes.HTTP_1_1_REQUIRED)
+        elif path == "/broken":
+            self.transport.write(bytes(9))  # DATA on no stream
+        elif path == "/retire":
+            Origin.context.set_alpn_protocols(["http/1.0"])
+            self.answer(stream, b"h2")
+            self.h2.close_connection(last_stream_id=stream)
         elif path == "/goaway":
             self.h2.close_connection()
             self.flush()
@@ -179,7 +207,8 @@ async def main(arguments):
     if arguments:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(arguments[0], arguments[1])
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols(["h2", "http/1.1"] if arguments[2:] == ["both"] else ["h2"])
+        Origin.context = context
     server = await asyncio.get_running_loop().create_server(Origin, "127.0.0.1", 0, ssl=context)
     tell("listening", port=server.sockets[0].getsockname()[1])
     await asyncio.get_running_loop().run_in_executor(None, end_with_parent)

@@ -1,10 +1,14 @@
 //! Servers that speak HTTP/2, and `auto`: deadlines, early answers, what is sent again.
 
+use std::fs;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::{Connection, Gateway, Origin, Peer, Reply, Stage, field};
 
@@ -208,6 +212,93 @@ async fn auto(backend: &Gateway, pool: &str) -> Gateway {
     let url = format!("https://{}", backend.address("secure"));
     let tls = "tls: { verify: false, server_name: app.test }";
     Gateway::start(config(&url, &format!("protocol: auto, {tls}{pool}"), "")).await
+}
+
+/// A TLS server that speaks both, and the directory with its certificate.
+async fn origin_of_both() -> (TempDir, Peer) {
+    let made = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap();
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(at("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(at("cert.key"), made.signing_key.serialize_pem()).unwrap();
+    let origin = Peer::start("h2_origin.py", &[&at("cert.pem"), &at("cert.key"), "both"]).await;
+    (directory, origin)
+}
+
+fn auto_text(address: SocketAddr) -> String {
+    let tls = "tls: { verify: false, server_name: app.test }";
+    config(&format!("https://{address}"), &format!("protocol: auto, {tls}"), "")
+}
+
+#[tokio::test]
+async fn a_server_that_wants_http1_once_has_h2_again_when_that_is_over() {
+    let (_directory, origin) = origin_of_both().await;
+    for path in ["/http1", "/broken"] {
+        let gateway = Gateway::start(auto_text(origin.address())).await;
+        let client = gateway.client().host("app.test");
+        assert_eq!(client.get("/spoken").await.text(), "h2");
+        let reply = client.get(path).await;
+        assert_eq!((reply.status, reply.text().as_str()), (200, "http/1.1"), "{path}");
+        assert_eq!(client.get("/spoken").await.text(), "http/1.1", "{path}");
+        // A pool without the server forgets it, as five minutes do.
+        gateway.reload(&auto_text("127.0.0.1:1".parse().unwrap()), 2).await;
+        gateway.reload(&auto_text(origin.address()), 3).await;
+        for _ in 0..2 {
+            assert_eq!(client.get("/spoken").await.text(), "h2", "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_no_longer_speaks_h2_is_spoken_to_over_http1() {
+    let (_directory, origin) = origin_of_both().await;
+    let gateway = Gateway::start(auto_text(origin.address())).await;
+    let client = gateway.client().host("app.test");
+    assert_eq!(client.get("/retire").await.text(), "h2");
+    for _ in 0..2 {
+        let reply = client.send("POST", "/spoken", "", b"").await;
+        assert_eq!((reply.status, reply.text().as_str()), (200, "http/1.1"));
+    }
+
+    // Others do not say that they know nothing of h2, but end TLS.
+    let origin = Origin::start().await;
+    let both = backend(&origin.url()).await;
+    let http1 = backend_text(&origin.url()).replace("https }", "https, alpn: [http/1.1] }");
+    let http1 = Gateway::start(http1).await;
+    let (target, targets) = watch::channel(both.address("secure"));
+    let gateway = Gateway::start(auto_text(relay(targets).await)).await;
+    let client = gateway.client().host("app.test");
+    assert_eq!(client.get("/").await.status, 200);
+    let version = async |backend: &Gateway| {
+        let line = backend.wait_access(|_| true).await;
+        field(&line, "network.protocol.version").as_str().unwrap().to_owned()
+    };
+    assert_eq!(version(&both).await, "2");
+    target.send_replace(http1.address("secure"));
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert_eq!(version(&http1).await, "1.1");
+}
+
+/// Passes connections on to where `targets` says, and cuts those to where it said before.
+async fn relay(targets: watch::Receiver<SocketAddr>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut targets = targets.clone();
+            tokio::spawn(async move {
+                let target = *targets.borrow_and_update();
+                let mut server = TcpStream::connect(target).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = targets.changed() => {}
+                }
+            });
+        }
+    });
+    address
 }
 
 #[tokio::test]
