@@ -2,7 +2,7 @@
 //! the server's URL says so.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -196,8 +196,10 @@ pub(super) async fn open(endpoint: &Endpoint, opening: &[u8]) -> Result<TcpStrea
     let (address, other) = endpoint.addresses();
     let mut stream = match (connect(address).await, other) {
         // Without IPv6 there is no address for its loopback.
-        (Err(DialFailure::Refused(_) | DialFailure::NoPort(_)), Some(other)) => {
-            let stream = connect(other).await?;
+        (Err(first @ (DialFailure::Refused(_) | DialFailure::NoPort(_))), Some(other)) => {
+            let stream = connect(other)
+                .await
+                .map_err(|second| graver(first, second, || has_address(address.ip())))?;
             endpoint.found_at(other);
             stream
         }
@@ -207,6 +209,25 @@ pub(super) async fn open(endpoint: &Endpoint, opening: &[u8]) -> Result<TcpStrea
         stream.write_all(opening).await.map_err(DialFailure::from_connect)?;
     }
     Ok(stream)
+}
+
+/// What is told of the failures at two addresses. That nobody listens at the `second` says nothing of
+/// the `first` where ports are out.
+fn graver(
+    first: DialFailure,
+    second: DialFailure,
+    has_first: impl FnOnce() -> bool,
+) -> DialFailure {
+    match (&first, &second) {
+        (DialFailure::NoPort(_), DialFailure::Refused(_)) if has_first() => first,
+        _ => second,
+    }
+}
+
+/// Whether this machine has `address`: ports of UDP are not those that connections take.
+fn has_address(address: IpAddr) -> bool {
+    let bound = UdpSocket::bind((address, 0));
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, DialFailure> {
@@ -219,6 +240,24 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, DialFailure> {
 #[cfg(unix)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_at_the_other_loopback_does_not_hide_that_ports_are_out() {
+        let refused = || DialFailure::Refused(io::ErrorKind::ConnectionRefused.into());
+        let no_port = || DialFailure::NoPort(io::ErrorKind::AddrNotAvailable.into());
+        for (first, second, has_first, is_ours) in [
+            (no_port(), refused(), true, true),
+            (no_port(), refused(), false, false),
+            (refused(), no_port(), true, true),
+            (refused(), refused(), true, false),
+            (no_port(), DialFailure::Timeout, true, false),
+        ] {
+            let told = format!("{first}, {second}, {has_first}");
+            assert_eq!(graver(first, second, || has_first).is_ours(), is_ours, "{told}");
+        }
+        assert!(has_address([127, 0, 0, 1].into()));
+        assert!(!has_address([192, 0, 2, 1].into()), "is nobody's (RFC 5737)");
+    }
 
     #[test]
     fn only_what_this_process_lacks_is_its_own_fault() {
