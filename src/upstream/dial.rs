@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::attempt::{Attempt, Expired};
-use super::endpoint::Endpoint;
+use super::endpoint::{Belief, Endpoint};
 use super::pool::Pool;
 use super::wire::{Transport, Wire};
 use crate::net::Alarm;
@@ -86,9 +86,7 @@ pub fn kept_wire(attempt: &Arc<Attempt>) -> Option<Wire> {
     let announcement = attempt.announcement();
     let (transport, alarm) =
         attempt.endpoint().take_idle(Instant::now(), max_idle, announcement)?;
-    if attempt.connect_time().is_zero() {
-        attempt.connected(true, std::time::Duration::ZERO);
-    } // else it was opened for this attempt, to learn what the server speaks
+    attempt.connected(true, std::time::Duration::ZERO);
     Some(Wire::new(transport, alarm, Arc::clone(attempt)))
 }
 
@@ -98,46 +96,61 @@ pub fn kept_wire(attempt: &Arc<Attempt>) -> Option<Wire> {
 /// # Errors
 /// [`DialFailure`], which is also recorded in the attempt.
 pub async fn new_wire(attempt: &Arc<Attempt>) -> Result<Wire, Arc<str>> {
-    let tls = attempt.pool.client_tls(attempt.endpoint().server_index);
-    let transport = transport(attempt, tls).await?;
+    let opening = opening(attempt);
+    let transport = in_time(attempt, dial(&attempt.pool, attempt.endpoint(), &opening)).await?;
     Ok(Wire::new(transport, Alarm::default(), Arc::clone(attempt)))
 }
 
 /// Finds out what the server of `attempt` picks between h2 and HTTP/1.1, where that is its choice and
-/// not known yet. What it takes is kept if it is HTTP/1.1; h2 is the engine's to open.
+/// `belief` says that it is to be asked. The connection is the attempt's if it is HTTP/1.1; h2 is the
+/// engine's to open. One request asks: those that come meanwhile wait for it.
 ///
 /// # Errors
 /// When there is no connection; why is recorded in the attempt.
-pub async fn learn(attempt: &Arc<Attempt>) -> Result<(), Arc<str>> {
+pub async fn learn(
+    attempt: &Arc<Attempt>,
+    belief: Belief,
+) -> Result<(Belief, Option<Box<Wire>>), Arc<str>> {
     let (pool, endpoint) = (&attempt.pool, attempt.endpoint());
-    let Some(tls) = pool.choosing_tls(endpoint.server_index) else { return Ok(()) };
-    if endpoint.speaks_h2().is_some() {
-        return Ok(());
-    }
-    let transport = transport(attempt, Some(tls)).await?;
-    let is_h2 = transport.speaks_h2();
-    endpoint.note_spoken(is_h2);
-    if !is_h2 {
-        let limit = pool.spec().limits.connections;
-        endpoint.keep(transport, Alarm::default(), limit, attempt.announcement());
-    }
-    Ok(())
+    let Some(tls) = pool.choosing_tls(endpoint.server_index) else {
+        return Ok((Belief::Http1, None));
+    };
+    let opening = opening(attempt);
+    let asking = async {
+        let is_first = belief == Belief::Nothing;
+        let turn = if is_first { endpoint.turn_to_ask().await } else { None };
+        if is_first && let known @ (Belief::H2 | Belief::Http1) = endpoint.belief() {
+            return Ok((known, None));
+        }
+        let transport = dial_with(Some(tls), endpoint, &opening).await?;
+        let is_h2 = transport.speaks_h2();
+        endpoint.note_spoken(is_h2);
+        drop(turn);
+        Ok(if is_h2 { (Belief::H2, None) } else { (Belief::Http1, Some(transport)) })
+    };
+    let (belief, transport) = in_time(attempt, asking).await?;
+    let wire = |transport| Box::new(Wire::new(transport, Alarm::default(), Arc::clone(attempt)));
+    Ok((belief, transport.map(wire)))
 }
 
 /// How TLS is spoken, if it is, and under which name.
 type Tls<'a> = Option<(&'a Arc<tls::ClientConfig>, tls::ServerName<'static>)>;
 
-/// A new connection for `attempt` in time.
-async fn transport(attempt: &Attempt, tls: Tls<'_>) -> Result<Transport, Arc<str>> {
+/// What a connection for `attempt` begins with.
+fn opening(attempt: &Attempt) -> Vec<u8> {
+    attempt.announcement().map(|it| it.header()).unwrap_or_default()
+}
+
+/// What comes of `dialling` for `attempt` in time.
+async fn in_time<T>(
+    attempt: &Attempt,
+    dialling: impl Future<Output = Result<T, DialFailure>>,
+) -> Result<T, Arc<str>> {
     let started = Instant::now();
-    let pool = &attempt.pool;
-    let endpoint = attempt.endpoint();
-    let announcement = attempt.announcement();
-    let limit = started + pool.spec().timeouts.connect;
+    let limit = started + attempt.pool.spec().timeouts.connect;
     let whole = attempt.exchange_deadline.filter(|end| *end < limit);
     let end = tokio::time::Instant::from_std(whole.unwrap_or(limit));
-    let opening = announcement.map(|it| it.header()).unwrap_or_default();
-    let outcome = match tokio::time::timeout_at(end, dial_with(tls, endpoint, &opening)).await {
+    let outcome = match tokio::time::timeout_at(end, dialling).await {
         Ok(outcome) => outcome,
         Err(_) => {
             if whole.is_some() {
@@ -147,9 +160,9 @@ async fn transport(attempt: &Attempt, tls: Tls<'_>) -> Result<Transport, Arc<str
         }
     };
     match outcome {
-        Ok(transport) => {
+        Ok(found) => {
             attempt.connected(false, started.elapsed());
-            Ok(transport)
+            Ok(found)
         }
         Err(failure) => {
             let text = failure.to_string().into();

@@ -43,6 +43,8 @@ struct State {
     /// What ALPN has picked: 0 is unknown, 1 is h2, else HTTP/1.1 is believed until so many
     /// milliseconds after [`EPOCH`].
     spoken: AtomicU64,
+    /// Held by who asks the first time.
+    asking: tokio::sync::Mutex<()>,
     /// It was the alternate address that answered last.
     is_at_alternate: AtomicBool,
 }
@@ -50,7 +52,23 @@ struct State {
 /// How long an endpoint that has picked HTTP/1.1 is not asked again: it may learn h2 with an update.
 const HTTP1_BELIEVED: Duration = Duration::from_mins(5);
 
+/// How long the others go on with HTTP/1.1 while one request asks again.
+const ASKING: Duration = Duration::from_secs(10);
+
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// What is known of which protocol an endpoint picks where ALPN leaves it the choice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Belief {
+    /// Nothing yet: nobody can go on before it is asked.
+    Nothing,
+    /// It has picked h2.
+    H2,
+    /// It has picked HTTP/1.1.
+    Http1,
+    /// The same, long ago. Whoever is told so is to ask again, and nobody else is for a while.
+    Outdated,
+}
 
 /// A connection that waits to be used again.
 #[derive(Debug)]
@@ -129,15 +147,41 @@ impl Endpoint {
         Arc::strong_count(&self.state) > 1
     }
 
-    /// Whether it has picked h2 where ALPN left it the choice; `None` when that is not known (any
-    /// more).
+    /// What is known of what it speaks.
     #[must_use]
-    pub fn speaks_h2(&self) -> Option<bool> {
-        match self.state.spoken.load(Ordering::Relaxed) {
-            0 => None,
-            1 => Some(true),
-            until => (millis(EPOCH.elapsed()) < until).then_some(false),
+    pub fn belief(&self) -> Belief {
+        self.belief_at(EPOCH.elapsed())
+    }
+
+    /// The same so long after [`EPOCH`].
+    fn belief_at(&self, now: Duration) -> Belief {
+        let spoken = &self.state.spoken;
+        match spoken.load(Ordering::Relaxed) {
+            0 => Belief::Nothing,
+            1 => Belief::H2,
+            until if millis(now) < until => Belief::Http1,
+            until => {
+                let later = millis(now + ASKING);
+                let order = Ordering::Relaxed;
+                match spoken.compare_exchange(until, later, order, order) {
+                    Ok(_) => Belief::Outdated,
+                    // Somebody else asks, or has asked.
+                    Err(0) => Belief::Nothing,
+                    Err(1) => Belief::H2,
+                    Err(_) => Belief::Http1,
+                }
+            }
         }
+    }
+
+    /// A turn to ask what it speaks; `None` after a wait, when somebody else has asked meanwhile. Nobody
+    /// waits for more than one who asks.
+    pub async fn turn_to_ask(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if let Ok(turn) = self.state.asking.try_lock() {
+            return Some(turn);
+        }
+        drop(self.state.asking.lock().await);
+        None
     }
 
     /// Records what ALPN has picked.
@@ -273,5 +317,36 @@ impl Occupied {
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.0.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// An endpoint of nobody's.
+    pub(in crate::upstream) fn endpoint() -> Endpoint {
+        let yaml = "sites: { a.test: { upstream: \"http://127.0.0.1:1\" } }\n";
+        let loaded = crate::config::from_text("test", yaml, Path::new("")).unwrap();
+        let server = loaded.config.upstreams[0].servers[0].clone();
+        Endpoint::new(0, server, "127.0.0.1:1".parse().unwrap(), None)
+    }
+
+    #[test]
+    fn one_asks_again_and_the_others_go_on_with_http1() {
+        let endpoint = endpoint();
+        assert_eq!(endpoint.belief(), Belief::Nothing);
+        endpoint.note_spoken(false);
+        assert_eq!(endpoint.belief(), Belief::Http1);
+        let later = EPOCH.elapsed() + HTTP1_BELIEVED + Duration::from_secs(1);
+        let told = [endpoint.belief_at(later), endpoint.belief_at(later)];
+        assert_eq!(told, [Belief::Outdated, Belief::Http1]);
+        assert_eq!(endpoint.belief_at(later + ASKING), Belief::Outdated, "the first got no answer");
+        endpoint.note_spoken(true);
+        assert_eq!(endpoint.belief_at(later + ASKING), Belief::H2);
+        endpoint.forget_spoken();
+        assert_eq!(endpoint.belief(), Belief::Nothing);
     }
 }

@@ -15,7 +15,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,6 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::attempt::Attempt;
 use super::dial::{self, DialFailure};
+use super::endpoint::Belief;
 use super::wire::Wire;
 use crate::config::upstream::{Upstream, UpstreamProtocol};
 use crate::tls::{ClientConfigError, ClientMaterial};
@@ -106,29 +107,35 @@ pub async fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
     match attempt.pool.spec().protocol {
         UpstreamProtocol::H2c => h2_peer(attempt, false),
         UpstreamProtocol::H2 => h2_peer(attempt, true),
-        UpstreamProtocol::Auto if picks_h2(&attempt).await => h2_peer(attempt, true),
-        UpstreamProtocol::Auto | UpstreamProtocol::Http1 => {
-            let address = attempt.endpoint().address;
-            let mut peer = HttpPeer::new(address, false, String::new());
-            peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-            peer.options.custom_l4 = Some(Arc::new(Dialer(attempt)));
-            Box::new(peer)
-        }
+        UpstreamProtocol::Http1 => http1_peer(attempt, None),
+        UpstreamProtocol::Auto => match choice(&attempt).await {
+            (Belief::H2, _) => h2_peer(attempt, true),
+            (_, wire) => http1_peer(attempt, wire),
+        },
     }
 }
 
-/// Whether `attempt` goes over h2 to a server that has the choice. An upgrade is HTTP/1.1's, and so is
-/// a login that is the connection's: servers that are asked for one over h2 answer HTTP_1_1_REQUIRED.
-async fn picks_h2(attempt: &Arc<Attempt>) -> bool {
+/// What a server that has the choice picks for `attempt`, and its connection if it was opened for that.
+/// An upgrade is HTTP/1.1's, and so is a login that is the connection's: servers that are asked for one
+/// over h2 answer HTTP_1_1_REQUIRED.
+async fn choice(attempt: &Arc<Attempt>) -> (Belief, Option<Box<Wire>>) {
     let endpoint = attempt.endpoint();
     if !endpoint.server.https || attempt.asks_upgrade() || attempt.is_personal() {
-        return false;
+        return (Belief::Http1, None);
     }
-    // In a box of its own, as below.
-    if endpoint.speaks_h2().is_none() && Box::pin(dial::learn(attempt)).await.is_err() {
-        return false;
+    match endpoint.belief() {
+        known @ (Belief::H2 | Belief::Http1) => (known, None),
+        // In a box of its own, as below. Whoever asks for the connection is told why there is none.
+        belief => Box::pin(dial::learn(attempt, belief)).await.unwrap_or((Belief::Http1, None)),
     }
-    endpoint.speaks_h2() == Some(true)
+}
+
+fn http1_peer(attempt: Arc<Attempt>, opened: Option<Box<Wire>>) -> Box<HttpPeer> {
+    let address = attempt.endpoint().address;
+    let mut peer = HttpPeer::new(address, false, String::new());
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    peer.options.custom_l4 = Some(Arc::new(Dialer { attempt, opened: Mutex::new(opened) }));
+    Box::new(peer)
 }
 
 fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
@@ -189,23 +196,35 @@ fn engine_patience(attempt: &Attempt, silence: Option<Duration>, now: Instant) -
 
 /// Opens (or takes from the endpoint) the connection of one attempt when the engine asks for it.
 #[derive(Debug)]
-struct Dialer(Arc<Attempt>);
+struct Dialer {
+    attempt: Arc<Attempt>,
+    /// The connection that was opened to learn what the server speaks.
+    opened: Mutex<Option<Box<Wire>>>,
+}
+
+impl Dialer {
+    /// A connection that is open already, if there is one.
+    fn open_wire(&self) -> Option<Wire> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        opened.map(|wire| *wire).or_else(|| dial::kept_wire(&self.attempt))
+    }
+}
 
 #[async_trait]
 impl L4Connect for Dialer {
     async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<Stream> {
-        if let Some(failure) = self.0.dial_failure() {
+        if let Some(failure) = self.attempt.dial_failure() {
             // There was none when it was to be learned what the server speaks.
             return Error::e_explain(word(failure), failure.to_string());
         }
-        if let Some(wire) = dial::kept_wire(&self.0) {
+        if let Some(wire) = self.open_wire() {
             return Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into());
         }
         // In a box of its own: it takes kilobytes, and most requests get on without.
-        match Box::pin(dial::new_wire(&self.0)).await {
+        match Box::pin(dial::new_wire(&self.attempt)).await {
             Ok(wire) => Ok(VirtualSocketStream::new(Box::new(EngineSocket(wire))).into()),
             Err(text) => {
-                let etype = self.0.dial_failure().map_or(ErrorType::ConnectError, word);
+                let etype = self.attempt.dial_failure().map_or(ErrorType::ConnectError, word);
                 Error::e_explain(etype, text.to_string())
             }
         }

@@ -302,6 +302,27 @@ async fn relay(targets: watch::Receiver<SocketAddr>) -> SocketAddr {
 }
 
 #[tokio::test]
+async fn one_request_asks_what_a_server_speaks_and_the_others_wait_for_it() {
+    const REQUESTS: usize = 5;
+    let stage = Stage::open().await;
+    let gateway = Gateway::start(auto_text(stage.address())).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..REQUESTS {
+        let client = gateway.client().host("app.test");
+        clients.spawn(async move { client.get("/").await.status });
+    }
+    let asking = stage.accept().await;
+    let other = tokio::time::timeout(Duration::from_millis(500), stage.accept()).await;
+    assert!(other.is_err(), "a second connection");
+    // With the first they do not all fail: each sees for itself.
+    drop(asking);
+    for _ in 1..REQUESTS {
+        drop(stage.accept().await);
+    }
+    assert_eq!(clients.join_all().await, [502; REQUESTS]);
+}
+
+#[tokio::test]
 async fn auto_over_http1_has_the_deadlines_of_http1() {
     let origin = Origin::start().await;
     let backend =
