@@ -30,6 +30,8 @@ pub struct Endpoint {
     /// `10.0.0.5:8080`, for logs and metrics.
     pub label: String,
     state: Arc<State>,
+    /// Its pool has left it to those of other generations.
+    is_left: AtomicBool,
 }
 
 /// What outlives a generation.
@@ -37,8 +39,8 @@ pub struct Endpoint {
 struct State {
     in_flight: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
-    /// Nobody looks after `idle` any more. Set and read while that is locked.
-    is_closed: AtomicBool,
+    /// Pools that look after `idle`. Changed and read while that is locked.
+    pools: AtomicUsize,
     monitor: Mutex<Monitor>,
     /// What ALPN has picked: 0 is unknown, 1 is h2, else HTTP/1.1 is believed until so many
     /// milliseconds after [`EPOCH`].
@@ -94,14 +96,19 @@ impl Endpoint {
             server,
             address,
             alternate,
-            state: Arc::default(),
+            state: Arc::new(State { pools: AtomicUsize::new(1), ..State::default() }),
+            is_left: AtomicBool::new(false),
         }
     }
 
     /// The same endpoint with the state of `previous`: its requests, connections and health.
     #[must_use]
-    pub fn succeeding(self, previous: &Self) -> Self {
-        Self { state: Arc::clone(&previous.state), ..self }
+    pub fn succeeding(mut self, previous: &Self) -> Self {
+        self.state = Arc::clone(&previous.state);
+        let idle = self.lock_idle();
+        self.state.pools.fetch_add(1, Ordering::Relaxed);
+        drop(idle);
+        self
     }
 
     /// Where it is dialled first, and where when that refuses.
@@ -139,12 +146,6 @@ impl Endpoint {
     pub fn monitor(&self) -> MutexGuard<'_, Monitor> {
         // Whoever panicked there left a verdict that the next check corrects.
         self.state.monitor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the pool of another generation has taken its state over.
-    #[must_use]
-    pub fn has_successor(&self) -> bool {
-        Arc::strong_count(&self.state) > 1
     }
 
     /// What is known of what it speaks.
@@ -235,7 +236,7 @@ impl Endpoint {
     /// owner is the likeliest to be gone. Its `alarm` stays set, so that most requests get on without
     /// touching the runtime's timers.
     ///
-    /// None is kept where the endpoint is [closed](Self::close).
+    /// None is kept where every pool has [left](Self::close) the endpoint.
     pub fn keep(
         &self,
         transport: Transport,
@@ -246,7 +247,7 @@ impl Endpoint {
         let owner = Owner::of(announcement);
         let mut idle = self.lock_idle();
         let is_full = idle.len() >= limit;
-        let is_closed = self.state.is_closed.load(Ordering::Relaxed);
+        let is_closed = self.state.pools.load(Ordering::Relaxed) == 0;
         if is_closed || (is_full && (announcement.is_none() || idle.is_empty())) {
             return;
         }
@@ -278,14 +279,14 @@ impl Endpoint {
         self.lock_idle().clear();
     }
 
-    /// Closes every waiting connection and keeps none from here on, unless the pool of another
-    /// generation has taken the endpoint over.
+    /// Leaves the endpoint to the pools of other generations. With the last one every waiting connection
+    /// closes, and none is kept from there on.
     pub fn close(&self) {
-        if self.has_successor() {
+        let mut idle = self.lock_idle();
+        let was_left = self.is_left.swap(true, Ordering::Relaxed);
+        if was_left || self.state.pools.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
-        let mut idle = self.lock_idle();
-        self.state.is_closed.store(true, Ordering::Relaxed);
         let closed = std::mem::take(&mut *idle);
         drop(idle);
         // Closed while nobody waits for the list.
@@ -295,6 +296,13 @@ impl Endpoint {
     fn lock_idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         // A poisoned list is still a list of connections: nothing is half-written in it.
         self.state.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // That of a pool which was never asked has not been told to.
+        self.close();
     }
 }
 
@@ -332,6 +340,32 @@ pub(super) mod tests {
         let loaded = crate::config::from_text("test", yaml, Path::new("")).unwrap();
         let server = loaded.config.upstreams[0].servers[0].clone();
         Endpoint::new(0, server, "127.0.0.1:1".parse().unwrap(), None)
+    }
+
+    #[tokio::test]
+    async fn the_last_pool_that_leaves_closes_what_waits_whoever_is_still_served() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let keep = async |endpoint: &Endpoint| {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            endpoint.keep(Transport::Plain(stream), Alarm::default(), 9, None);
+            endpoint.lock_idle().len()
+        };
+        let first = Arc::new(endpoint());
+        let second = endpoint().succeeding(&first);
+        let discarded = endpoint().succeeding(&first);
+        let late = first.occupy();
+        assert_eq!(keep(&first).await, 1);
+        for _ in 0..2 {
+            first.close();
+            assert_eq!(keep(&first).await, 2, "it is the second's");
+            first.lock_idle().pop();
+        }
+        drop(discarded);
+        assert_eq!(keep(&second).await, 2);
+        second.close();
+        assert_eq!(second.lock_idle().len(), 0);
+        assert_eq!(keep(late.endpoint()).await, 0);
     }
 
     #[test]

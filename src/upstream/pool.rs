@@ -631,7 +631,7 @@ mod tests {
         assert_eq!(status[2].reason.as_deref(), Some("no"));
         assert_eq!(status[3].address.as_deref(), Some("10.0.0.1:3"), "without a look-up");
         assert_eq!(new.in_flight(), 1);
-        assert!(old.endpoints()[0].has_successor());
+        assert!(new.endpoints()[2].is(&old.endpoints()[0]));
         let mut busy = new.endpoints();
         busy.retain(|endpoint| endpoint.address.port() == 2);
         assert!(busy[0].is(&old.endpoints()[1]));
