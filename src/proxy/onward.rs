@@ -276,8 +276,18 @@ pub(super) fn receive_trailers(
 
 /// Tells why a response is not passed on.
 fn refuse(exchange: &Exchange, bad: BadResponse) -> Failure {
-    let pool = exchange.attempt.as_ref().map_or("", |attempt| attempt.pool.name());
-    tracing::warn!(pool, request_id = %exchange.id, error = %bad, "refused a response");
+    let attempt = exchange.attempt.as_ref();
+    let pool = attempt.map_or("", |attempt| attempt.pool.name());
+    let endpoint = attempt.map_or("", |attempt| attempt.endpoint().label.as_str());
+    let id = &exchange.id;
+    match exchange.shared.failures.count_bad(pool, endpoint, bad) {
+        Some(count) => {
+            tracing::warn!(pool, endpoint, request_id = %id, error = %bad, count, "refused a response");
+        }
+        None => {
+            tracing::debug!(pool, endpoint, request_id = %id, error = %bad, "refused a response");
+        }
+    }
     Failure::UpstreamBadResponse
 }
 

@@ -83,7 +83,7 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
         None => &Summary(error),
     };
     let (id, token) = (&exchange.id, failure.token());
-    match exchange.shared.failures.count(pool, failure) {
+    match exchange.shared.failures.count(pool, endpoint, failure) {
         Some(count) => {
             tracing::warn!(request_id = %id, pool, endpoint, error.type = token, error = %cause, count, "failed");
         }

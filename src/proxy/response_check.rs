@@ -56,6 +56,11 @@ pub enum BadResponse {
     ControlCharacter,
 }
 
+impl BadResponse {
+    /// How many there are.
+    pub const COUNT: usize = Self::ControlCharacter as usize + 1;
+}
+
 /// Checks a response head as it came from the backend.
 ///
 /// `upgrade` is what [`requested_upgrade`](super::forward::requested_upgrade) found. A 304 and the

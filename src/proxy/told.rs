@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
+use super::response_check::BadResponse;
 
 /// Least time between two lines of the log about the same thing.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -29,23 +30,45 @@ impl Told {
     }
 }
 
-/// What the log was told of the failures of each pool, by its name. As many as the process has known.
+/// What the log was told of the failures of each endpoint, by its pool's name and its address; without
+/// one, those of the pool itself.
 #[derive(Debug, Default)]
 pub(super) struct FailuresTold(RwLock<HashMap<Box<str>, PoolTold>>);
 
-type PoolTold = [Told; Failure::ALL.len()];
+type PoolTold = HashMap<Box<str>, Box<EndpointTold>>;
+
+type EndpointTold = [Told; KINDS];
+
+/// Every failure, and everything that is wrong with a response.
+const KINDS: usize = Failure::ALL.len() + BadResponse::COUNT;
+
+/// Endpoints that are kept in mind of one pool: its servers' names may lead to ever new addresses.
+const MOST: usize = 1024;
 
 impl FailuresTold {
-    /// Counts a failure of `pool`; returns how many the log is to be told of now.
-    pub(super) fn count(&self, pool: &str, failure: Failure) -> Option<u64> {
-        let place = failure.place();
+    /// Counts a failure at `endpoint` of `pool`; returns how many the log is to be told of now.
+    pub(super) fn count(&self, pool: &str, endpoint: &str, failure: Failure) -> Option<u64> {
+        self.count_kind(pool, endpoint, failure.place())
+    }
+
+    /// The same for a response that is not passed on.
+    pub(super) fn count_bad(&self, pool: &str, endpoint: &str, bad: BadResponse) -> Option<u64> {
+        self.count_kind(pool, endpoint, Failure::ALL.len() + bad as usize)
+    }
+
+    fn count_kind(&self, pool: &str, endpoint: &str, kind: usize) -> Option<u64> {
         let pools = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(told) = pools.get(pool) {
-            return told[place].count();
+        if let Some(told) = pools.get(pool).and_then(|endpoints| endpoints.get(endpoint)) {
+            return told[kind].count();
         }
         drop(pools);
         let mut pools = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        pools.entry(pool.into()).or_default()[place].count()
+        let endpoints = pools.entry(pool.into()).or_default();
+        if endpoints.len() >= MOST && !endpoints.contains_key(endpoint) {
+            endpoints.clear();
+        }
+        let fresh = || Box::new(std::array::from_fn(|_| Told::default()));
+        endpoints.entry(endpoint.into()).or_insert_with(fresh)[kind].count()
     }
 }
 
@@ -62,16 +85,31 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_of_each_pool_is_told_of() {
+    fn each_failure_of_each_endpoint_is_told_of() {
         let told = FailuresTold::default();
-        for (pool, failure, expected) in [
-            ("a", Failure::PoolFull, Some(1)),
-            ("a", Failure::PoolFull, None),
-            ("a", Failure::UpstreamRefused, Some(1)),
-            ("b", Failure::PoolFull, Some(1)),
-            ("b", Failure::PoolFull, None),
+        for (pool, endpoint, failure, expected) in [
+            ("a", "", Failure::PoolFull, Some(1)),
+            ("a", "", Failure::PoolFull, None),
+            ("a", "1", Failure::UpstreamRefused, Some(1)),
+            ("a", "1", Failure::UpstreamRefused, None),
+            ("a", "2", Failure::UpstreamRefused, Some(1)),
+            ("b", "", Failure::PoolFull, Some(1)),
+            ("b", "", Failure::PoolFull, None),
         ] {
-            assert_eq!(told.count(pool, failure), expected, "{pool} {failure:?}");
+            assert_eq!(
+                told.count(pool, endpoint, failure),
+                expected,
+                "{pool} {endpoint} {failure:?}"
+            );
         }
+        let last = BadResponse::ControlCharacter;
+        assert_eq!(
+            [told.count_bad("a", "1", last), told.count_bad("a", "1", last)],
+            [Some(1), None]
+        );
+        for number in 0..=MOST {
+            told.count("a", &format!("old {number}"), Failure::UpstreamRefused);
+        }
+        assert!(told.0.read().unwrap()["a"].len() <= MOST);
     }
 }
