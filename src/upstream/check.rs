@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::endpoint::Endpoint;
 use super::health::Standing;
 use super::pool::Pool;
-use super::probe::probe;
+use super::probe::{ProbeFailure, probe};
 use crate::config::health::Health;
 
 /// The part of the pause between two checks that is left to chance, so that gateways and endpoints
@@ -49,6 +49,7 @@ async fn keep_endpoint(pool: &Pool, health: &Health, endpoint: Arc<Endpoint>) {
         // have all servers checked at one moment.
         next += health.every.mul_f64(fastrand::f64());
     }
+    let mut without_port = 0;
     loop {
         tokio::time::sleep_until(next).await;
         if !pool.endpoints().iter().any(|one| Arc::ptr_eq(one, &endpoint)) {
@@ -56,8 +57,10 @@ async fn keep_endpoint(pool: &Pool, health: &Health, endpoint: Arc<Endpoint>) {
         }
         next = tokio::time::Instant::now() + jittered(health);
         let outcome = probe(pool, &endpoint, health).await;
+        let lacks_port = matches!(&outcome, Err(failure) if failure.lacks_port());
+        without_port = if lacks_port { without_port + 1 } else { 0 };
         if let Err(failure) = &outcome
-            && failure.is_ours()
+            && says_nothing(failure, without_port, health)
             && endpoint.monitor().is_proven()
         {
             // What we lack ourselves says nothing of a server that was well when it was last asked.
@@ -106,6 +109,34 @@ fn record(pool: &Pool, health: &Health, endpoint: &Endpoint, outcome: Result<(),
     }
 }
 
+/// Whether a failure says nothing of the server. After many checks in a row without a port it is as good
+/// as gone, whoever is to blame: this machine may have no address left to reach it from.
+fn says_nothing(failure: &ProbeFailure, without_port: u32, health: &Health) -> bool {
+    failure.is_ours() && without_port <= health.unhealthy_after.saturating_mul(10)
+}
+
 fn jittered(health: &Health) -> std::time::Duration {
     health.every.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::config::health::Initial;
+    use crate::upstream::DialFailure;
+    use crate::upstream::health::tests::health;
+
+    #[test]
+    fn checks_without_a_port_count_when_there_are_too_many_of_them() {
+        let health = health(Initial::Hold);
+        let port = ProbeFailure::Dial(DialFailure::NoPort(io::ErrorKind::AddrNotAvailable.into()));
+        assert!(port.lacks_port() && health.unhealthy_after == 3);
+        let told = [1, 30, 31].map(|in_a_row| says_nothing(&port, in_a_row, &health));
+        assert_eq!(told, [true, true, false]);
+        let refused =
+            ProbeFailure::Dial(DialFailure::Refused(io::ErrorKind::ConnectionRefused.into()));
+        assert!(!says_nothing(&refused, 0, &health));
+    }
 }

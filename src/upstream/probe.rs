@@ -56,6 +56,11 @@ impl ProbeFailure {
         matches!(self, Self::Dial(failure) if failure.is_ours())
     }
 
+    /// Whether there was no port towards the server, or no address to reach it from.
+    pub(super) fn lacks_port(&self) -> bool {
+        matches!(self, Self::Dial(DialFailure::NoPort(_)))
+    }
+
     /// In one line, with those of its causes that say something new.
     pub(super) fn text(&self) -> String {
         let mut last = self.to_string();
