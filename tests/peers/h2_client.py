@@ -146,6 +146,7 @@ class Client:
             self.h2.send_headers(stream, [tuple(header) for header in trailers], end_stream=True)
 
     def send_body(self, stream, body, end):
+        body = memoryview(body)  # what is left of a large one is no copy
         while body:
             room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
             if room == 0:
@@ -153,7 +154,7 @@ class Client:
                     return
                 continue
             part, body = body[:room], body[room:]
-            self.h2.send_data(stream, part, end_stream=end and not body)
+            self.h2.send_data(stream, bytes(part), end_stream=end and not body)
             self.flush()
 
     def wait(self, what, stream):

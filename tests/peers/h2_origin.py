@@ -25,6 +25,7 @@ The request's path says what happens:
   /http1    RST_STREAM (HTTP_1_1_REQUIRED)
   /broken   a frame that there is not, after which nothing on the connection is believed
   /retire   as /spoken, and the end of the connection; later ones are HTTP/1.1
+Small answers are sent whatever the windows: with none left for the connection it ends.
 Events: listening{port}, accepted{connection}, request{connection, stream, headers},
 reset{connection, stream, code}, closed{connection}.
 """
