@@ -81,14 +81,19 @@ pub async fn serve(mut line: Line, around: Arc<Surroundings>) {
         let Some(returned) = place.take() else { return };
         line = returned;
         line.connection().set_deadline(None);
+        if let Some(words) = line.connection().take_last_words() {
+            line.outbox().extend_from_slice(&words);
+            return line.close(LINGER).await;
+        }
         if !line.has_answered() {
+            // The engine had not begun with it.
             let failure = match line.connection().client_fault() {
                 _ if served == Served::Panicked => Some(Failure::Panic),
                 Some(ClientFault::Deadline) => Some(Failure::ExchangeTimeout),
                 _ => None,
             };
             if let Some(failure) = failure {
-                return speak_last(line, &around, failure, arrived).await;
+                return say(line, &around, failure, arrived, None).await;
             }
         }
         // Taken in any case: the next exchange must not find this one's promise.
@@ -159,16 +164,6 @@ async fn next(
 
 fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
-}
-
-/// Answers for an exchange that could not, with what it left to be said, and closes.
-async fn speak_last(mut line: Line, around: &Surroundings, failure: Failure, arrived: Instant) {
-    let Some(words) = line.connection().take_last_words() else {
-        // The engine had not begun with it.
-        return say(line, around, failure, arrived, None).await;
-    };
-    line.outbox().extend_from_slice(&words);
-    line.close(LINGER).await;
 }
 
 /// Answers a client that speaks plain HTTP where TLS is spoken, once its first head is in.

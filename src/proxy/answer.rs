@@ -24,7 +24,7 @@ use crate::net::Pace;
 /// When the client is gone.
 pub(super) async fn send(
     session: &mut Session,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     mut reply: Reply,
 ) -> Result<()> {
     filtering::reply(exchange, Some(&session.req_header().headers), &mut reply);
@@ -37,6 +37,7 @@ pub(super) async fn send(
     }
     let is_head = exchange.head.method == Method::HEAD;
     let ends_at_once = is_head || reply.body.is_empty();
+    exchange.answer.has_begun = true;
     match session.as_downstream_mut() {
         // The engine's own way leaves the stream open, which then ends in a reset.
         ServerSession::H2(stream) if ends_at_once => {

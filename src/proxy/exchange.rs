@@ -99,6 +99,8 @@ pub struct HeadFacts {
 pub struct Answer {
     /// 0 before there is one.
     pub status: u16,
+    /// Whether a final head has been handed to the client's connection, the backend's or our own.
+    pub has_begun: bool,
     /// Whether the exchange came to its end; else it was cut off.
     pub is_concluded: bool,
     /// Responses with a status of 1xx before it.

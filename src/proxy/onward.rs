@@ -250,6 +250,7 @@ pub(super) fn receive(
         }
     } else {
         exchange.answer.first_byte = Some(exchange.started.elapsed());
+        exchange.answer.has_begun = true;
         exchange.answer.status = response.status.as_u16();
         if let Some(attempt) = &exchange.attempt {
             attempt.note_more();

@@ -62,7 +62,7 @@ pub(super) fn last_words(exchange: &mut Exchange) {
         Some(late @ (Failure::ExchangeTimeout | Failure::ResponseTimeout)) if is_late => late,
         _ => return,
     };
-    if exchange.is_h2() || exchange.answer.first_byte.is_some() {
+    if exchange.is_h2() || exchange.answer.has_begun {
         return;
     }
     exchange.failure = Some(failure);

@@ -11,6 +11,7 @@ The request's path says what happens:
   /reset    200, four bytes, then RST_STREAM (INTERNAL_ERROR)
   /goaway   GOAWAY and the end of the connection
   /hang     nothing
+  /deaf     nothing, and nothing of the body is taken
   /big      200, a MiB
   /sent     200, how many bytes of those have been sent on this connection, and how many of them wait
             for room on their stream, as JSON
@@ -91,7 +92,7 @@ class Origin(asyncio.Protocol):
         elif isinstance(event, h2.events.DataReceived):
             if event.stream_id in self.taken:
                 self.taken[event.stream_id] += len(event.data)
-            if self.paths.get(event.stream_id, "").startswith("/early"):
+            if self.paths.get(event.stream_id, "").startswith(("/early", "/deaf")):
                 pass
             elif self.paths.get(event.stream_id) == "/late":
                 later = asyncio.get_running_loop().call_later
@@ -173,7 +174,7 @@ class Origin(asyncio.Protocol):
             self.h2.close_connection()
             self.flush()
             self.transport.close()
-        elif path != "/hang":
+        elif path not in ("/hang", "/deaf"):
             self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/octet-stream")])
             self.unsent[stream] = b""
 

@@ -167,6 +167,27 @@ async fn both_limits_of_silence_mean_the_same_as_over_http1() {
 }
 
 #[tokio::test]
+async fn a_client_that_was_told_to_go_on_learns_that_the_server_is_late() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    for (path, size) in [("/hang", 20_000), ("/deaf", 300_000)] {
+        let gateway = front(&origin, ", timeouts: { response: 500ms, read: 500ms }", "").await;
+        let mut client = gateway.client().connect().await;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\n\
+             Content-Length: {size}\r\n\r\n"
+        );
+        client.send(head.as_bytes()).await.unwrap();
+        let head = client.read_until(b"\r\n\r\n").await.unwrap();
+        assert!(head.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&head));
+        client.send(&vec![b'x'; size]).await.unwrap();
+        let reply = client.read_reply(false).await.unwrap();
+        assert_eq!(reply.status, 504, "{path}: {}", reply.text());
+        let line = gateway.wait_access(|line| field(line, "url.path") == path).await;
+        assert_eq!(field(&line, "error.type"), "response_timeout", "{line}");
+    }
+}
+
+#[tokio::test]
 async fn an_upgrade_needs_a_server_that_speaks_http1() {
     const UPGRADE: &[u8] =
         b"GET /chat HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: raw/1\r\n\r\n";
