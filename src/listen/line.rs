@@ -148,6 +148,7 @@ impl Line {
         self.cleared = head_end - leading;
         self.body = BodyTracker::new(framing);
         self.taken = 0;
+        self.connection.note_full(false);
         self.sending = Pace::new(self.patience.body, self.patience.rate);
         self.taking = Pace::new(self.patience.send, self.patience.rate);
     }
@@ -218,6 +219,7 @@ impl Line {
         match Pin::new(&mut self.transport).poll_flush(cx) {
             Poll::Pending => self.poll_send_patience(cx),
             Poll::Ready(flushed) => {
+                self.connection.note_full(false);
                 self.took(0);
                 Poll::Ready(flushed)
             }
@@ -415,6 +417,7 @@ impl Line {
         if self.connection.is_tunnel() {
             self.taking.ignore_rate();
         }
+        self.connection.note_full(true);
         self.took(0);
         let end = self.taking.wait(Instant::now);
         ready!(self.write_alarm.poll(cx, end));
@@ -435,6 +438,7 @@ impl Line {
             match Pin::new(&mut self.transport).poll_write(cx, bytes) {
                 Poll::Ready(count) => {
                     let count = count?;
+                    self.connection.note_full(false);
                     self.took(count);
                     count
                 }

@@ -34,6 +34,8 @@ pub struct Connection {
     tunnel: AtomicBool,
     /// Whether the request's body waits for its turn. HTTP/1.1 only.
     keeps_body: AtomicBool,
+    /// Whether the client has yet to take what was written. HTTP/1.1 only.
+    full: AtomicBool,
     /// Whether an answer of our own went out whole and promised to keep the connection.
     answered: AtomicBool,
     /// End of the present exchange in microseconds after `opened`; 0 is no end. HTTP/1.1 only.
@@ -173,6 +175,7 @@ impl Connection {
             opened: Instant::now(),
             tunnel: AtomicBool::new(false),
             keeps_body: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             fault: Mutex::new(None),
@@ -217,6 +220,19 @@ impl Connection {
     #[must_use]
     pub fn keeps_body(&self) -> bool {
         self.keeps_body.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the client has yet to take what was written. HTTP/1.1 only.
+    pub fn note_full(&self, is_full: bool) {
+        if self.is_full() != is_full {
+            self.full.store(is_full, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client has yet to take what was written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Notes that an answer of our own went out whole, and whether it promised to keep the

@@ -58,11 +58,21 @@ pub(super) fn note_attempt(attempt: Option<&Arc<Attempt>>, client: Option<&Arc<C
     let _ = AWAITED.try_with(|place| place.replace(awaited));
 }
 
-/// Ready when the server of the present task has kept it waiting for too long.
-fn poll_lapse(cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<()> {
+/// Ready when the server of the present task has kept it waiting for too long. While a client that
+/// speaks HTTP/1.1 takes nothing, it is the client that keeps us waiting; the
+/// engine copies small pieces together, so that they do not tell.
+fn poll_lapse(
+    cx: &mut Context<'_>,
+    alarm: &mut Alarm,
+    was_full: &mut bool,
+) -> Poll<()> {
     AWAITED.with(|place| {
         let place = place.borrow();
         let Some(Awaited { attempt, client }) = place.as_ref() else { return Poll::Pending };
+        let is_full = client.as_ref().is_some_and(|client| client.is_full());
+        if std::mem::replace(was_full, is_full) || is_full {
+            attempt.note_more();
+        }
         let Some((end, which)) = attempt.lapse() else { return Poll::Pending };
         ready!(alarm.poll(cx, end));
         attempt.expire(which);
@@ -128,7 +138,7 @@ impl Engine {
     /// connection's task keeps the room of all it awaits for as long as it lives.
     pub fn serve(&self, session: ServerSession) -> impl Future<Output = Served> + Send {
         let work = self.proxy.process_new_http(session, &self.is_stopping);
-        let work = Watched { work: Contained(work), alarm: Alarm::default() };
+        let work = Watched { work: Contained(work), alarm: Alarm::default(), was_full: false };
         let work = REQUEST.scope(RefCell::default(), AWAITED.scope(RefCell::default(), work));
         async move {
             match work.await {
@@ -154,15 +164,17 @@ impl std::fmt::Debug for Engine {
 struct Watched<F> {
     work: F,
     alarm: Alarm,
+    /// Whether the client had yet to take something when last looked at.
+    was_full: bool,
 }
 
 impl<T, F: Future<Output = Result<Option<T>, ()>> + Unpin> Future for Watched<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { work, alarm } = self.get_mut();
+        let Self { work, alarm, was_full } = self.get_mut();
         match Pin::new(work).poll(cx) {
-            Poll::Pending => poll_lapse(cx, alarm).map(|()| Ok(None)),
+            Poll::Pending => poll_lapse(cx, alarm, was_full).map(|()| Ok(None)),
             done => done,
         }
     }

@@ -13,6 +13,7 @@ The request's path says what happens:
   /hang     nothing
   /deaf     nothing, and nothing of the body is taken
   /big      200, a MiB
+  /bits     200, 16 MiB in frames of 4 KiB
   /sent     200, how many bytes of those have been sent on this connection, and how many of them wait
             for room on their stream, as JSON
   /take     200 with the size of the body once all of it is there
@@ -45,6 +46,7 @@ import h2.exceptions
 from events import end_with_parent, tell
 
 BIG = b"x" * (1 << 20)
+BITS = memoryview(BIG * 16)  # parts of it are no copies
 
 
 class Origin(asyncio.Protocol):
@@ -136,8 +138,8 @@ class Origin(asyncio.Protocol):
             waiting = [other for other in self.unsent if self.h2.local_flow_control_window(other) == 0]
             body = json.dumps({"sent": self.sent, "waiting": len(waiting)}).encode()
             self.answer(stream, body)
-        elif path == "/big":
-            self.answer(stream, BIG)
+        elif path in ("/big", "/bits"):
+            self.answer(stream, BIG if path == "/big" else BITS)
         elif path == "/reset":
             self.h2.send_headers(stream, [(":status", "200")])
             self.h2.send_data(stream, b"four")
@@ -187,11 +189,12 @@ class Origin(asyncio.Protocol):
     def send(self, stream):
         """As much of the echo as the windows allow, and the trailers once all of it is out."""
         unsent = self.unsent[stream]
+        most = 4096 if self.paths[stream] == "/bits" else self.h2.max_outbound_frame_size
         while unsent:
-            room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(unsent))
+            room = min(self.h2.local_flow_control_window(stream), most, len(unsent))
             if room == 0:
                 break
-            self.h2.send_data(stream, unsent[:room])
+            self.h2.send_data(stream, bytes(unsent[:room]))
             self.sent += room if self.paths[stream] == "/big" else 0
             unsent = unsent[room:]
         self.unsent[stream] = unsent

@@ -188,6 +188,18 @@ async fn a_client_that_was_told_to_go_on_learns_that_the_server_is_late() {
 }
 
 #[tokio::test]
+async fn a_client_that_pauses_is_not_cut_for_the_servers_silence() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, ", timeouts: { read: 1500ms }", "").await;
+    let mut client = gateway.client().with_room(16 << 10).connect().await;
+    client.send(b"GET /bits HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
+    client.wait_readable().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let reply = client.read_reply(false).await.unwrap();
+    assert_eq!((reply.status, reply.body.len()), (200, 16 << 20));
+}
+
+#[tokio::test]
 async fn an_upgrade_needs_a_server_that_speaks_http1() {
     const UPGRADE: &[u8] =
         b"GET /chat HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: raw/1\r\n\r\n";
