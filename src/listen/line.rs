@@ -303,6 +303,9 @@ impl Line {
     /// The request is complete: all that can still happen is that the client goes away, or that
     /// it sends the next one, which waits here.
     fn poll_next_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.connection.take_interrupt() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         while self.inbox.len() < INBOX_BYTES {
             match self.poll_fill(cx) {
                 // A client that pipelined and then half-closed still wants its answers, the last

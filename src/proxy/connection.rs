@@ -36,6 +36,8 @@ pub struct Connection {
     keeps_body: AtomicBool,
     /// Whether the client has yet to take what was written. HTTP/1.1 only.
     full: AtomicBool,
+    /// Whether whoever reads is to break off, since the server keeps it waiting. HTTP/1.1 only.
+    interrupted: AtomicBool,
     /// Whether an answer of our own went out whole and promised to keep the connection.
     answered: AtomicBool,
     /// End of the present exchange in microseconds after `opened`; 0 is no end. HTTP/1.1 only.
@@ -176,6 +178,7 @@ impl Connection {
             tunnel: AtomicBool::new(false),
             keeps_body: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             fault: Mutex::new(None),
@@ -233,6 +236,17 @@ impl Connection {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
+    }
+
+    /// Has whoever waits for the client break off. HTTP/1.1 only.
+    pub fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the reader is to break off; forgets it.
+    #[must_use]
+    pub fn take_interrupt(&self) -> bool {
+        self.interrupted.swap(false, Ordering::Relaxed)
     }
 
     /// Notes that an answer of our own went out whole, and whether it promised to keep the

@@ -58,14 +58,14 @@ pub(super) fn note_attempt(attempt: Option<&Arc<Attempt>>, client: Option<&Arc<C
     let _ = AWAITED.try_with(|place| place.replace(awaited));
 }
 
-/// Ready when the server of the present task has kept it waiting for too long. While a client that
-/// speaks HTTP/1.1 takes nothing, it is the client that keeps us waiting; the
+/// Ready when the server of the present task has kept it waiting for too long, with the connection of a
+/// client that speaks HTTP/1.1. While that takes nothing, it is the client that keeps us waiting; the
 /// engine copies small pieces together, so that they do not tell.
 fn poll_lapse(
     cx: &mut Context<'_>,
     alarm: &mut Alarm,
     was_full: &mut bool,
-) -> Poll<()> {
+) -> Poll<Option<Arc<Connection>>> {
     AWAITED.with(|place| {
         let place = place.borrow();
         let Some(Awaited { attempt, client }) = place.as_ref() else { return Poll::Pending };
@@ -76,10 +76,7 @@ fn poll_lapse(
         let Some((end, which)) = attempt.lapse() else { return Poll::Pending };
         ready!(alarm.poll(cx, end));
         attempt.expire(which);
-        if let Some(client) = client {
-            client.fault(ClientFault::Deadline);
-        }
-        Poll::Ready(())
+        Poll::Ready(client.clone())
     })
 }
 
@@ -159,8 +156,9 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Work that is given up when a server keeps it waiting for too long. Whoever gives it up drops it,
-/// which ends the exchange.
+/// Work that is interrupted when a server keeps it waiting for too long. While it listens to a client
+/// that speaks HTTP/1.1, it is told there, and answers or tries again; else it is given up. Whoever
+/// gives it up drops it, which ends the exchange.
 struct Watched<F> {
     work: F,
     alarm: Alarm,
@@ -173,10 +171,25 @@ impl<T, F: Future<Output = Result<Option<T>, ()>> + Unpin> Future for Watched<F>
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { work, alarm, was_full } = self.get_mut();
-        match Pin::new(work).poll(cx) {
-            Poll::Pending => poll_lapse(cx, alarm, was_full).map(|()| Ok(None)),
-            done => done,
+        let mut poll = Pin::new(&mut *work).poll(cx);
+        let mut is_told = false;
+        while poll.is_pending() {
+            // Behind the telling there may be another attempt, which has a time of its own.
+            let Some(client) = ready!(poll_lapse(cx, alarm, was_full)) else {
+                return Poll::Ready(Ok(None));
+            };
+            if !is_told {
+                client.interrupt();
+                poll = Pin::new(&mut *work).poll(cx);
+                is_told = !client.take_interrupt();
+                if is_told || poll.is_ready() {
+                    continue;
+                }
+            }
+            client.fault(ClientFault::Deadline);
+            return Poll::Ready(Ok(None));
         }
+        poll
     }
 }
 

@@ -19,7 +19,7 @@ use super::generation::Generation;
 use super::trace::{RequestId, TraceContext};
 use super::watch::StreamWatch;
 use crate::filter::{Encoder, Passage};
-use crate::upstream::{Attempt, Endpoint, Place, Retrying};
+use crate::upstream::{Attempt, Endpoint, Expired, Place, Retrying};
 
 /// One request and its answer.
 pub struct Exchange {
@@ -205,6 +205,12 @@ impl Exchange {
         self.shared.is_cut() || self.connection.as_ref().is_some_and(is_cut)
     }
 
+    /// The deadline by which the present attempt was cut, over a connection of the engine's own. It is
+    /// where the client is listened to that the engine learns of it.
+    pub(super) fn lapsed(&self) -> Option<Expired> {
+        self.attempt.as_ref().filter(|attempt| attempt.is_engines_own())?.expired()
+    }
+
     /// Attempts after the first.
     #[must_use]
     pub fn retries(&self) -> usize {
@@ -226,7 +232,11 @@ impl Drop for Exchange {
         if !self.answer.is_concluded
             && let Some(expired) = self.attempt.as_ref().and_then(|attempt| attempt.expired())
         {
-            self.failure.get_or_insert_with(|| super::outcome::lapse(expired));
+            let failure = super::outcome::lapse(expired);
+            if self.failure.is_none() {
+                super::outcome::log_lapse(self, failure);
+            }
+            self.failure.get_or_insert(failure);
         }
         // An engine's context that never saw a request is no exchange.
         if self.connection.is_some() {

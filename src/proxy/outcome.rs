@@ -24,6 +24,9 @@ pub(super) fn failure(exchange: &Exchange, error: &Error) -> Failure {
             ClientFault::Gone | ClientFault::SlowReader | ClientFault::Idle => Failure::ClientGone,
         };
     }
+    if let Some(expired) = exchange.lapsed() {
+        return lapse(expired);
+    }
     if *error.esource() == ErrorSource::Downstream {
         return match error.etype() {
             ErrorType::InvalidHTTPHeader => Failure::BadRequest("the request is not valid"),
@@ -77,7 +80,9 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
     let cause: &dyn fmt::Display = match attempt.and_then(|attempt| attempt.dial_failure()) {
         Some(dial) => &Chain(dial),
         // Our own, which says no more than the status.
-        None if matches!(error.etype(), ErrorType::HTTPStatus(_)) => {
+        None if matches!(error.etype(), ErrorType::HTTPStatus(_))
+            || exchange.lapsed().is_some() =>
+        {
             &failure.reason().unwrap_or_else(|| failure.text())
         }
         None => &Summary(error),
@@ -91,6 +96,11 @@ pub(super) fn log(exchange: &Exchange, failure: Failure, error: &Error) {
             tracing::debug!(request_id = %id, pool, endpoint, error.type = token, error = %cause, "failed");
         }
     }
+}
+
+/// The same about the end of the gateway's patience with a server, of which the engine says nothing.
+pub(super) fn log_lapse(exchange: &Exchange, failure: Failure) {
+    log(exchange, failure, &Error::new(ErrorType::HTTPStatus(failure.status().as_u16())));
 }
 
 /// The name of the exchange's pool, if it has come so far as to have one.

@@ -51,7 +51,8 @@ pub(super) fn after_break(exchange: &mut Exchange, error: &Error, is_replayable:
     if std::mem::take(&mut exchange.is_discarded) {
         return true;
     }
-    let is_ours = *error.esource() != ErrorSource::Upstream || is_refusal_to_write(error);
+    let is_ours = exchange.lapsed().is_none()
+        && (*error.esource() != ErrorSource::Upstream || is_refusal_to_write(error));
     if is_ours || !is_replayable || exchange.answer.first_byte.is_some() {
         return false;
     }

@@ -22,6 +22,7 @@ The request's path says what happens:
   /early-reset   the same, then RST_STREAM (NO_ERROR)
   /rst      RST_STREAM (INTERNAL_ERROR) instead of an answer
   /drain    GOAWAY that leaves the request out, and from the second time on as /take
+  /nap      nothing, and from the second time on as /take
   /refuse   RST_STREAM (REFUSED_STREAM), and from the second time on as /take
   /spoken   200, `h2`
   /http1    RST_STREAM (HTTP_1_1_REQUIRED)
@@ -154,13 +155,13 @@ class Origin(asyncio.Protocol):
                 self.h2.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
         elif path == "/rst":
             self.h2.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
-        elif path in ("/drain", "/refuse") and path not in Origin.turned_away:
+        elif path in ("/drain", "/refuse", "/nap") and path not in Origin.turned_away:
             Origin.turned_away.add(path)
             if path == "/drain":
                 self.h2.close_connection(last_stream_id=0)
-            else:
+            elif path == "/refuse":
                 self.h2.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
-        elif path in ("/take", "/drain", "/refuse"):
+        elif path in ("/take", "/drain", "/refuse", "/nap"):
             self.taken[stream] = 0
         elif path == "/spoken":
             self.answer(stream, b"h2")

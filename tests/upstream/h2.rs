@@ -116,6 +116,22 @@ async fn what_the_server_says_it_has_not_done_is_sent_again_whatever_the_method(
 }
 
 #[tokio::test]
+async fn a_server_that_is_late_is_asked_again_where_the_pool_says_so() {
+    let pool = ", timeouts: { response: 500ms, read: 20s }, retry: { after: [reset] }";
+    for size in [4, 30_000] {
+        let origin = Peer::start("h2_origin.py", &[]).await;
+        let gateway = front(&origin, pool, "").await;
+        let body = vec![b'x'; size];
+        let reply = gateway.client().host("app.test").send("PUT", "/nap", "", &body).await;
+        assert_eq!((reply.status, reply.text()), (200, size.to_string()));
+        assert_asked(&origin, "/nap", 2).await;
+        let reply = gateway.client().host("app.test").send("PUT", "/hang", "", &body).await;
+        assert_eq!(reply.status, 504, "{}", reply.text());
+        assert_asked(&origin, "/hang", 2).await;
+    }
+}
+
+#[tokio::test]
 async fn an_upload_may_take_longer_than_an_answer() {
     let origin = Peer::start("h2_origin.py", &[]).await;
     let gateway = front(&origin, ", timeouts: { response: 700ms, read: 700ms }", "").await;
@@ -184,6 +200,10 @@ async fn a_client_that_was_told_to_go_on_learns_that_the_server_is_late() {
         assert_eq!(reply.status, 504, "{path}: {}", reply.text());
         let line = gateway.wait_access(|line| field(line, "url.path") == path).await;
         assert_eq!(field(&line, "error.type"), "response_timeout", "{line}");
+        let id = field(&line, "request_id");
+        let is_it =
+            |line: &Value| field(line, "message") == "failed" && field(line, "request_id") == id;
+        assert_eq!(field(&gateway.wait_log(is_it).await, "pool"), "app");
     }
 }
 
