@@ -174,6 +174,13 @@ pub(super) fn carry(exchange: &Exchange, body: &mut Option<Bytes>, is_end: bool)
     *body = Some(flight.carry(bytes));
 }
 
+/// Notes that a backend's answer ends with fields behind its body.
+pub(super) fn end(exchange: &Exchange) {
+    if let Some(attempt) = &exchange.attempt {
+        attempt.note_answered();
+    }
+}
+
 /// Has a piece of a body on its way to the server counted as waiting for that, where the patience with
 /// the client, or with the server, depends on it.
 pub(super) fn carry_up(exchange: &Exchange, body: &mut Option<Bytes>) {

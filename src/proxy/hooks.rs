@@ -210,6 +210,7 @@ impl ProxyHttp for Hooks {
         _trailers: &mut HeaderMap,
         exchange: &mut Exchange,
     ) -> Result<Option<Bytes>> {
+        answer::end(exchange);
         filtering::end(exchange)
     }
 

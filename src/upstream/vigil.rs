@@ -99,6 +99,7 @@ impl Attempt {
                 0 => None,
                 asked => Some((self.at(asked) + timeouts.response, Expired::Response)),
             },
+            Phase::Body if self.may_be_over() => None,
             Phase::Body => Some((self.silent_since() + timeouts.read, Expired::Read)),
             Phase::Tunnel => return None,
         };
@@ -107,10 +108,18 @@ impl Attempt {
         Some((first.0 + NOTICING, first.1))
     }
 
+    /// Whether the response may have ended with its head, which the engine does not tell: nothing came
+    /// behind it, and the client is still sending.
+    fn may_be_over(&self) -> bool {
+        self.passed() == 0 && self.vigil.asked.load(Ordering::Relaxed) == 0
+    }
+
     /// Since when the response's body has paused. While the client has something to take, that is
     /// what is waited for.
     fn silent_since(&self) -> Instant {
-        let heard = self.at(self.vigil.heard.load(Ordering::Relaxed));
+        let heard = self.vigil.heard.load(Ordering::Relaxed);
+        let asked = self.vigil.asked.load(Ordering::Relaxed);
+        let heard = self.at(if self.passed() == 0 { heard.max(asked) } else { heard });
         match self.has_flight() {
             None => heard,
             Some(flight) if flight.owed() > 0 => Instant::now(),
@@ -167,6 +176,17 @@ mod tests {
         drop(piece);
         attempt.note_answered();
         assert_eq!(limit(&attempt), None);
+    }
+
+    #[test]
+    fn a_head_may_be_the_whole_answer_while_the_client_sends() {
+        let attempt = attempt();
+        attempt.note_engines_own();
+        attempt.note_more();
+        attempt.enter(Phase::Body);
+        assert_eq!(limit(&attempt), None, "there may be no body to wait for");
+        attempt.note_uploaded();
+        assert_eq!(limit(&attempt), Some(Expired::Read), "then it would be over");
     }
 
     #[test]

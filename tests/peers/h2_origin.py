@@ -18,6 +18,8 @@ The request's path says what happens:
             for room on their stream, as JSON
   /take     200 with the size of the body once all of it is there
   /gap      200, four bytes, and nothing more
+  /bare     403 at once, a head and nothing more; the body is taken
+  /told     200 at once, a byte and trailers; the body is taken
   /early    401 at once; nothing of the body is taken
   /early-reset   the same, then RST_STREAM (NO_ERROR)
   /rst      RST_STREAM (INTERNAL_ERROR) instead of an answer
@@ -148,6 +150,12 @@ class Origin(asyncio.Protocol):
         elif path == "/gap":
             self.h2.send_headers(stream, [(":status", "200")])
             self.h2.send_data(stream, b"four")
+        elif path == "/bare":
+            self.h2.send_headers(stream, [(":status", "403")], end_stream=True)
+        elif path == "/told":
+            self.h2.send_headers(stream, [(":status", "200")])
+            self.h2.send_data(stream, b"x")
+            self.h2.send_headers(stream, [("x-origin", "end")], end_stream=True)
         elif path in ("/early", "/early-reset"):
             self.h2.send_headers(stream, [(":status", "401"), ("content-length", "2")])
             self.h2.send_data(stream, b"no", end_stream=True)

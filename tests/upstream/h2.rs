@@ -220,6 +220,23 @@ async fn a_client_that_pauses_is_not_cut_for_the_servers_silence() {
 }
 
 #[tokio::test]
+async fn an_upload_goes_on_behind_an_answer_that_is_whole() {
+    let origin = Peer::start("h2_origin.py", &[]).await;
+    let gateway = front(&origin, ", timeouts: { read: 300ms }", "").await;
+    for (path, status, text) in [("/bare", 403, ""), ("/told", 200, "x")] {
+        let mut connection = post(&gateway, path, 60_000).await;
+        for _ in 0..6 {
+            connection.send(&[b'x'; 10_000]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        let reply = connection.read_reply(false).await.unwrap();
+        assert_eq!((reply.status, reply.text().as_str()), (status, text), "{path}");
+        let line = gateway.wait_access(|line| field(line, "url.path") == path).await;
+        assert!(field(&line, "error.type").is_null(), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn an_upgrade_needs_a_server_that_speaks_http1() {
     const UPGRADE: &[u8] =
         b"GET /chat HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: raw/1\r\n\r\n";
