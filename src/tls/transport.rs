@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -11,10 +11,10 @@ use tokio::net::TcpStream;
 use super::{ClientStream, ServerStream, connect};
 use crate::config::listener::Alpn;
 
-/// TCP under a client's TLS, with what it has taken counted.
+/// TCP under TLS, with what it has taken counted.
 ///
 /// # Why
-/// The TLS layer takes bytes while the socket takes none. How a client gets on shows below it alone.
+/// The TLS layer takes bytes while the socket takes none. How the peer gets on shows below it alone.
 #[derive(Debug)]
 pub struct Counted {
     io: TcpStream,
@@ -40,7 +40,7 @@ pub enum Transport<S> {
 pub type Downstream = Transport<ServerStream<Counted>>;
 
 /// The bytes to and from a server.
-pub type Upstream = Transport<ClientStream<TcpStream>>;
+pub type Upstream = Transport<ClientStream<Counted>>;
 
 impl Downstream {
     /// Bytes that left through TLS; `None` without it.
@@ -152,6 +152,37 @@ impl Upstream {
         match self {
             Self::Plain(_) => false,
             Self::Tls(stream) => connect::alpn(stream) == Some(Alpn::H2),
+        }
+    }
+
+    /// Whether the server neither closed it nor sent anything unasked, either of which makes it
+    /// unfit for another request.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut buf = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        // Outside tokio's budget: a spent budget says "pending", which would pass for quiet.
+        let read = tokio::task::unconstrained(std::future::poll_fn(|cx| {
+            Pin::new(&mut *self).poll_read(cx, &mut buf)
+        }));
+        std::pin::pin!(read).poll(&mut cx).is_pending()
+    }
+
+    /// Bytes that left through TLS; `None` without it.
+    #[must_use]
+    pub fn written(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().0.written),
+        }
+    }
+
+    /// Whether TLS has taken bytes that the socket has not: they leave with a flush.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.wants_write(),
         }
     }
 }

@@ -194,7 +194,8 @@ async fn dial_with(
     let stream = open(endpoint, opening).await?;
     match tls {
         Some((config, name)) => {
-            let stream = tls::connect(config, name, stream).await.map_err(DialFailure::Tls)?;
+            let stream =
+                tls::connect(config, name, stream.into()).await.map_err(DialFailure::Tls)?;
             Ok(Transport::Tls(Box::new(stream)))
         }
         None => Ok(Transport::Plain(stream)),

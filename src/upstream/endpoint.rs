@@ -38,6 +38,8 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     in_flight: AtomicUsize,
+    /// Requests whose rest it has yet to take though it has answered them.
+    owing: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
     /// Pools that look after `idle`. Changed and read while that is locked.
     pools: AtomicUsize,
@@ -50,6 +52,9 @@ struct State {
     /// It was the alternate address that answered last.
     is_at_alternate: AtomicBool,
 }
+
+/// Requests whose rest waits for one endpoint at most, each with up to a megabyte.
+const MOST_OWING: usize = 32;
 
 /// How long an endpoint that has picked HTTP/1.1 is not asked again: it may learn h2 with an update.
 const HTTP1_BELIEVED: Duration = Duration::from_mins(5);
@@ -209,6 +214,16 @@ impl Endpoint {
         Occupied(Arc::clone(self))
     }
 
+    /// Leave to send it the rest of a request that it has answered, for as long as the result lives;
+    /// `None` where too many are at it.
+    #[must_use]
+    pub fn owe(self: &Arc<Self>) -> Option<Owing> {
+        // Counted first, so that two at once cannot both pass; the drop takes it back.
+        let owing = Owing(Arc::clone(self));
+        let before = self.state.owing.fetch_add(1, Ordering::Relaxed);
+        (before < MOST_OWING).then_some(owing)
+    }
+
     /// The most recently used connection that began with `announcement`, or with none, is still open
     /// and younger than `max_idle`, and the alarm that it was used under.
     #[must_use]
@@ -325,6 +340,16 @@ impl Occupied {
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.0.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The rest of one request that an endpoint has answered and has yet to take.
+#[derive(Debug)]
+pub struct Owing(Arc<Endpoint>);
+
+impl Drop for Owing {
+    fn drop(&mut self) {
+        self.0.state.owing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -14,26 +14,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use super::ahead::Ahead;
 use super::attempt::{Attempt, Expired};
 use super::flight;
-use super::queue::{MOST, Queue};
+use super::queue::{LATE, MOST, Queue};
 use crate::net::Alarm;
 
 /// The bytes to and from an endpoint.
 pub use crate::tls::transport::Upstream as Transport;
-
-impl Transport {
-    /// Whether the server neither closed it nor sent anything unasked, either of which makes it
-    /// unfit for another request.
-    pub fn is_quiet(&mut self) -> bool {
-        let mut byte = [0; 1];
-        let mut buf = ReadBuf::new(&mut byte);
-        let mut cx = Context::from_waker(Waker::noop());
-        // Outside tokio's budget: a spent budget says "pending", which would pass for quiet.
-        let read = tokio::task::unconstrained(std::future::poll_fn(|cx| {
-            Pin::new(&mut *self).poll_read(cx, &mut buf)
-        }));
-        std::pin::pin!(read).poll(&mut cx).is_pending()
-    }
-}
 
 /// A connection to an endpoint in the hands of one attempt.
 ///
@@ -78,9 +63,6 @@ const TURNS: u8 = 3;
 
 /// How much of a request is queued at once whoever sends it.
 const EASY: usize = 64 << 10;
-
-/// How long a server that has answered may take nothing of the request.
-const LATE: Duration = Duration::from_secs(2);
 
 /// How much longer a piece of the response waits for each byte of the request that is queued, if its
 /// client cannot be kept from sending: with a full queue two seconds.
@@ -160,7 +142,8 @@ impl Wire {
 
     /// The server does not take what it is sent: ready with the error when it has had its time. Only
     /// what it takes counts, not what it says. A response that has begun goes on without the rest of
-    /// the request; in a tunnel it is the client's side that waits for so long.
+    /// the request, which its client may send on; in a tunnel it is the client's side that waits for
+    /// so long.
     fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.attempt.expired().is_none() {
             let mut since = *self.queue.stuck_since.get_or_insert_with(Instant::now);
@@ -173,12 +156,20 @@ impl Wire {
             let patience = patience.map(|(limit, which)| (since + limit.min(most), which));
             let Some((deadline, which)) = self.first(patience) else { return Poll::Pending };
             ready!(self.alarm.poll(cx, deadline));
-            if which != Expired::Read {
+            self.cut();
+            if which == Expired::Read {
+                self.queue.drop_more();
+            } else {
                 self.attempt.expire(which);
             }
-            self.cut();
         }
         Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Whether what there is to write goes nowhere. With an error the engine would listen to the client
+    /// no more, though it has still to relay to it. Once it has done so there is nothing to wait for.
+    fn drops_more(&self) -> bool {
+        self.queue.drops_more() && !self.attempt.is_answered()
     }
 
     /// The server gets no more of the request; it may have answered all the same.
@@ -206,11 +197,10 @@ impl Wire {
 
     /// Sends what is queued. Ready when nothing is any more, or nothing more can be sent.
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let before = self.queue.len();
         let transport = self.transport.as_mut().map(Pin::new);
         let Some(transport) = transport else { return Poll::Ready(Ok(())) };
-        let sent = self.queue.poll_send(transport, cx);
-        if self.queue.len() < before || matches!(sent, Poll::Ready(Ok(()))) {
+        let (has_moved, sent) = self.queue.poll_send(transport, cx);
+        if has_moved {
             self.attempt.note_sent();
             self.moved();
         }
@@ -246,12 +236,35 @@ impl Wire {
         Ok(())
     }
 
+    /// Writes past the queue, which is empty.
+    fn poll_pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut transport = self.transport()?;
+        let before = transport.written();
+        let written = transport.as_mut().poll_write(cx, bytes);
+        let is_held = transport.holds_back();
+        let has_moved = transport.written() != before;
+        if has_moved || (written.is_ready() && !is_held) {
+            self.moved();
+        }
+        match &written {
+            Poll::Ready(Ok(count)) => {
+                self.queue.pass(is_held);
+                self.attempt.note_sent();
+                self.attempt.hold(is_held);
+                self.tunnelled += if self.attempt.is_tunnel() { *count as u64 } else { 0 };
+            }
+            Poll::Ready(Err(_)) => self.cut(),
+            Poll::Pending => {}
+        }
+        written
+    }
+
     /// Takes bytes that the server does not, so that the engine goes on to relay what the server
     /// says.
     fn poll_take(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.attempt.hold(true);
         if let Poll::Ready(error) = self.poll_stuck(cx) {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(if self.drops_more() { Ok(bytes.len()) } else { Err(error) });
         }
         let count = bytes.len().min(MOST.saturating_sub(self.queue.len()));
         if count == 0 || self.attempt.is_answered() || !self.may_take(cx) {
@@ -395,33 +408,27 @@ impl AsyncWrite for Wire {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.drops_more() {
+            return Poll::Ready(Ok(buf.len()));
+        }
         if !this.queue.is_idle()
             && let Poll::Ready(Err(error)) = this.poll_queue(cx)
         {
             return Poll::Ready(Err(error));
         }
-        if this.queue.len() == 0 {
-            match this.transport()?.poll_write(cx, buf) {
-                Poll::Ready(Ok(count)) => {
-                    this.attempt.note_sent();
-                    this.attempt.hold(false);
-                    this.tunnelled += if this.attempt.is_tunnel() { count as u64 } else { 0 };
-                    this.moved();
-                    return Poll::Ready(Ok(count));
-                }
-                Poll::Ready(Err(error)) => {
-                    this.cut();
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {}
-            }
+        if this.queue.len() == 0
+            && let Poll::Ready(written) = this.poll_pass(cx, buf)
+        {
+            return Poll::Ready(written);
         }
         this.poll_take(cx, buf)
     }
 
-    /// With TLS this is where a write waits.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.drops_more() {
+            return Poll::Ready(Ok(()));
+        }
         this.queue.flush();
         match this.poll_queue(cx) {
             Poll::Ready(Ok(())) => {}
@@ -429,7 +436,7 @@ impl AsyncWrite for Wire {
             Poll::Pending => {
                 this.attempt.hold(true);
                 if let Poll::Ready(error) = this.poll_stuck(cx) {
-                    return Poll::Ready(Err(error));
+                    return Poll::Ready(if this.drops_more() { Ok(()) } else { Err(error) });
                 }
                 if this.attempt.is_answered() {
                     // Nothing is to be relayed meanwhile.
@@ -464,8 +471,7 @@ impl Drop for Wire {
         let has_ended = self.attempt.is_answered() || self.attempt.is_tunnel();
         if self.queue.is_owed() && has_ended {
             // Whoever sent it has its answer, or is gone, as if the kernel had taken it.
-            let limit = self.attempt.pool.spec().timeouts.read;
-            std::mem::take(&mut self.queue).send_rest(transport, limit);
+            std::mem::take(&mut self.queue).send_rest(transport, Arc::clone(&self.attempt));
         } else if self.released {
             let limit = self.attempt.pool.spec().limits.connections;
             let alarm = std::mem::take(&mut self.alarm);

@@ -126,7 +126,7 @@ async fn a_tunnel_loses_nothing_that_its_backend_takes_late() {
 #[tokio::test]
 async fn events_pass_while_the_body_is_ignored_and_longer() {
     let stage = Stage::open().await;
-    let pool = ", timeouts: { read: 1s }";
+    let pool = ", timeouts: { read: 2s }";
     let gateway = Gateway::start(config(&stage.url(), pool, "")).await;
     let mut client = Flooding::start(&gateway, &upload("/events")).await;
     let (mut origin, _) = stage.accept_head().await;
@@ -139,14 +139,44 @@ async fn events_pass_while_the_body_is_ignored_and_longer() {
         client.read_until(&number.to_string()).await;
     }
     client.leave().await;
-    loop {
-        // That it has left shows when it is told something, now that nothing is read of it.
-        if origin.send(b"event\n").await.is_err() {
-            break;
+    let line = gateway.wait_access(|line| field(line, "url.path") == "/events").await;
+    assert_eq!(field(&line, "error.type"), "client_gone", "{line}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_when_it_has_sent_all_is_not_held_up_by_a_backend_that_takes_nothing() {
+    const EVENTS: usize = 2000;
+    let stage = Stage::open().await;
+    let pool = ", timeouts: { read: 1s }";
+    let gateway = Gateway::start(config(&stage.url(), pool, "")).await;
+    let client = TcpStream::connect(gateway.address("web")).await.unwrap();
+    let (mut reading, mut writing) = client.into_split();
+    let sending = tokio::spawn(async move {
+        writing.write_all(upload("/events").as_bytes()).await.unwrap();
+        writing.write_all(&vec![b'x'; HUGE]).await.unwrap();
+        writing
+    });
+    let (mut origin, _) = stage.accept_head().await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 6 * EVENTS);
+    origin.send(head.as_bytes()).await.unwrap();
+    let mut left = EVENTS;
+    within("end of the body", async {
+        while !sending.is_finished() {
+            origin.send(b"event\n").await.unwrap();
+            left -= 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    gateway.wait_access(|line| field(line, "url.path") == "/events").await;
+    })
+    .await;
+    origin.send(&b"event\n".repeat(left)).await.unwrap();
+    let mut answer = Vec::new();
+    within("answer", async {
+        while !answer.ends_with(&b"event\n".repeat(EVENTS)) {
+            assert!(reading.read_buf(&mut answer).await.unwrap() > 0);
+        }
+    })
+    .await;
+    sending.await.unwrap();
 }
 
 #[tokio::test]

@@ -75,21 +75,7 @@ impl Drop for TlsOrigin {
 
 impl TlsOrigin {
     async fn start(ca: &Authority, name: &str, is_expired: bool, wants_client: bool) -> Self {
-        let (certificate, key) = ca.issue(name, is_expired);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = if wants_client {
-            let roots = Arc::new(ca.roots());
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            builder.with_client_cert_verifier(verifier.build().unwrap())
-        } else {
-            builder.with_no_client_auth()
-        };
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let acceptor = TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()));
+        let acceptor = acceptor(ca, name, is_expired, wants_client);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (tell, seen) = watch::channel(Seen::default());
@@ -100,6 +86,24 @@ impl TlsOrigin {
     fn seen(&self) -> Seen {
         self.seen.borrow().clone()
     }
+}
+
+fn acceptor(ca: &Authority, name: &str, is_expired: bool, wants_client: bool) -> TlsAcceptor {
+    let (certificate, key) = ca.issue(name, is_expired);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = if wants_client {
+        let roots = Arc::new(ca.roots());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
 }
 
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, tell: Arc<watch::Sender<Seen>>) {
@@ -424,5 +428,37 @@ async fn what_another_authority_has_vouched_for_is_not_used_any_more() {
         gateway.signal("HUP");
         gateway.reloaded(generation).await;
         assert_eq!(statuses().await, [status; 3], "generation {generation}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_sent_leaves_while_it_waits() {
+    let ca = Authority::new("ours");
+    let acceptor = acceptor(&ca, "localhost", false, false);
+    let listener = tokio::net::TcpSocket::new_v4().unwrap();
+    listener.set_recv_buffer_size(64 << 10).unwrap();
+    listener.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = listener.listen(8).unwrap();
+    let gateway = front(&ca, listener.local_addr().unwrap().port(), "ca: ca.pem").await;
+    let client = tokio::net::TcpStream::connect(gateway.address("web")).await.unwrap();
+    let (_reading, mut writing) = client.into_split();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+    writing.write_all(head.as_bytes()).await.unwrap();
+    let (stream, _) = within("connection", listener.accept()).await.unwrap();
+    let mut origin = acceptor.accept(stream).await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        read.push(within("head", origin.read_u8()).await.unwrap());
+    }
+    // Whatever is in whose buffers when the client pauses.
+    for size in (0..32).map(|number| (2 << 20) + number * (48 << 10)) {
+        let sending = tokio::spawn(async move {
+            writing.write_all(&vec![b'x'; size]).await.unwrap();
+            writing
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let mut taken = vec![0; size];
+        within("all that was sent", origin.read_exact(&mut taken)).await.unwrap();
+        writing = sending.await.unwrap();
     }
 }

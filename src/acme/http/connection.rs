@@ -78,7 +78,7 @@ impl Connection {
             Some(tls) => {
                 let name = ServerName::try_from(host.to_owned())
                     .map_err(|_| RequestError::Url(authority.to_owned()))?;
-                let stream = connect(tls, name, stream).await.map_err(|source| {
+                let stream = connect(tls, name, stream.into()).await.map_err(|source| {
                     RequestError::Tls { authority: authority.to_owned(), source }
                 })?;
                 Upstream::Tls(Box::new(stream))

@@ -142,7 +142,7 @@ impl Client {
         let config = self.tls.get_or_try_init(|| trust(target)).await?;
         let name = ServerName::try_from(target.name.clone())
             .map_err(|_| FetchError::Url(target.name.clone()))?;
-        let stream = connect(config, name, stream)
+        let stream = connect(config, name, stream.into())
             .await
             .map_err(|source| FetchError::Tls { authority: authority(), source })?;
         Ok(Transport::Tls(Box::new(stream)))
