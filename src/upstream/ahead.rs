@@ -25,9 +25,8 @@ pub(super) struct Ahead {
     end: Option<io::Result<()>>,
 }
 
-/// Most that is read ahead. The kernel lets a writer go on when a third of its send buffer is
-/// free, 4 MiB at most as Linux comes.
-const AHEAD_BYTES: usize = 2 << 20;
+/// What is read ahead beyond what is worth as much as the bytes that are queued.
+const AHEAD_BYTES: usize = 256 << 10;
 
 /// Bytes read ahead at a time.
 const AHEAD_STEP: usize = 16 << 10;
@@ -53,18 +52,19 @@ impl Ahead {
         self.since = self.since.map(|_| Instant::now());
     }
 
-    /// Reads what there is. Returns whether there was anything; if not, the task is woken when
-    /// there is.
+    /// Reads what there is, somewhat more than `enough` at most. Returns whether there was anything;
+    /// if not, the task is woken when there is.
     pub(super) fn read(
         &mut self,
         mut transport: Pin<&mut Transport>,
         cx: &mut Context<'_>,
+        enough: usize,
     ) -> bool {
         let before = self.bytes.len();
         if self.bytes.is_empty() {
             self.since = None;
         }
-        while self.end.is_none() && self.bytes.len() < AHEAD_BYTES {
+        while self.end.is_none() && self.bytes.len() < enough + AHEAD_BYTES {
             let mut step = [std::mem::MaybeUninit::uninit(); AHEAD_STEP];
             let mut step = ReadBuf::uninit(&mut step);
             match transport.as_mut().poll_read(cx, &mut step) {

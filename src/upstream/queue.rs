@@ -58,6 +58,12 @@ impl Queue {
         self.bytes.len()
     }
 
+    /// How much of the response is to be there for one more piece to be kept: as much as is kept,
+    /// within reason.
+    pub(super) fn worth(&self) -> usize {
+        self.len().min(MOST / 2)
+    }
+
     /// Whether nothing more is sent, for good.
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut

@@ -278,15 +278,15 @@ impl Wire {
     }
 
     /// Whether more is to be queued. A client that can be kept from sending has little under way.
-    /// Otherwise each piece that is queued must have something to relay in return: as much as is
-    /// queued, or what has waited for long enough.
+    /// Otherwise each piece that is queued must have something to relay in return: what it is
+    /// [worth](Queue::worth), or what has waited for long enough.
     fn may_take(&mut self, cx: &mut Context<'_>) -> bool {
         let queued = self.queue.len();
         if self.attempt.backlog().is_some() || queued < EASY {
             return true;
         }
         self.read_ahead(cx);
-        if !self.ahead.has_more_than(queued) {
+        if !self.ahead.has_more_than(self.queue.worth()) {
             let delay = DELAY * u32::try_from(queued).unwrap_or(u32::MAX);
             let Some(since) = self.ahead.since() else { return false };
             if self.alarm.poll(cx, since + delay).is_pending() {
@@ -342,7 +342,7 @@ impl Wire {
     /// Takes what the server says while it does not take what we say.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         let Some(transport) = &mut self.transport else { return };
-        if self.ahead.read(Pin::new(transport), cx) {
+        if self.ahead.read(Pin::new(transport), cx, self.queue.worth()) {
             self.heard();
         }
     }
