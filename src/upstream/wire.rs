@@ -35,6 +35,9 @@ pub struct Wire {
     queue: Queue,
     ahead: Ahead,
     unpassed: Unpassed,
+    /// Since when the engine may have something of the response that it has yet to relay, and for how
+    /// many pieces of the request: it picks at random what it does next.
+    given: Option<(Instant, u8)>,
     /// Completed flushes: the engine's first follows the request's head, its second the end of the
     /// body. No more than that are counted.
     flushes: u8,
@@ -80,6 +83,7 @@ impl Wire {
             queue: Queue::default(),
             ahead: Ahead::default(),
             unpassed: Unpassed::default(),
+            given: None,
             flushes: 0,
             reader: None,
             tunnelled: 0,
@@ -288,12 +292,15 @@ impl Wire {
         self.read_ahead(cx);
         if !self.ahead.has_more_than(self.queue.worth()) {
             let delay = DELAY * u32::try_from(queued).unwrap_or(u32::MAX);
-            let Some(since) = self.ahead.since() else { return false };
-            if self.alarm.poll(cx, since + delay).is_pending() {
+            let given = self.given.map(|(since, _)| since + delay / 8);
+            let since = self.ahead.since().map(|since| since + delay);
+            let Some(end) = since.or(given) else { return false };
+            if self.alarm.poll(cx, end).is_pending() {
                 return false;
             }
         }
         self.ahead.wait_again();
+        self.given = self.given.and_then(|(_, left)| Some((Instant::now(), left.checked_sub(1)?)));
         true
     }
 
@@ -380,6 +387,7 @@ impl AsyncRead for Wire {
             return this.poll_deadline(cx).map(Err);
         }
         if let Some(ahead) = this.ahead.take(buf) {
+            this.given = Some((Instant::now(), 8));
             return Poll::Ready(ahead);
         }
         let is_tunnel = this.attempt.is_tunnel();
@@ -391,6 +399,9 @@ impl AsyncRead for Wire {
             Poll::Ready(Ok(count)) => {
                 if count > 0 {
                     this.heard();
+                    if this.queue.len() >= EASY {
+                        this.given = Some((Instant::now(), 8));
+                    }
                     this.unpassed.bytes += count;
                 }
                 Poll::Ready(Ok(()))
