@@ -346,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_broken_by_a_reset_and_not_by_an_end() {
         let is_broken = |stream: &Downstream| {
-            stream.is_broken(&mut Context::from_waker(std::task::Waker::noop()))
+            stream.is_broken(&mut Context::from_waker(Waker::noop()))
         };
         let (stream, mut client) = ends().await;
         client.write_all(b"text").await.unwrap();
