@@ -346,9 +346,8 @@ mod tests {
     #[tokio::test]
     #[cfg_attr(windows, ignore = "it shows neither before what has arrived was read")]
     async fn a_connection_is_broken_by_a_reset_and_not_by_an_end() {
-        let is_broken = |stream: &Downstream| {
-            stream.is_broken(&mut Context::from_waker(Waker::noop()))
-        };
+        let is_broken =
+            |stream: &Downstream| stream.is_broken(&mut Context::from_waker(Waker::noop()));
         let (stream, mut client) = ends().await;
         client.write_all(b"text").await.unwrap();
         client.shutdown().await.unwrap();
