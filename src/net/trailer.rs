@@ -35,8 +35,8 @@ const FORBIDDEN: [&[u8]; 27] = [
 /// Every `X-Forwarded-…` is refused too.
 const FORBIDDEN_PREFIX: &[u8] = b"x-forwarded-";
 
-/// Whether a field may not stand behind the body of a request, by its name in lower case and with `-` for `_`. Names
-/// that are cut after 24 bytes are other ones than those that may not.
+/// Whether a field may not stand behind the body of a request, by its name in lower case and with `-`
+/// for `_`. Names that are cut after 24 bytes are other ones than those that may not.
 #[must_use]
 pub fn is_forbidden_trailer(name: &[u8]) -> bool {
     name.starts_with(FORBIDDEN_PREFIX) || FORBIDDEN.contains(&name)

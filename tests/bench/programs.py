@@ -73,6 +73,16 @@ def family(process):
     return found
 
 
+async def bounded(work, most):
+    """What `work` returns, an exit status; 1 where that takes more than `most` seconds."""
+    try:
+        async with asyncio.timeout(most):
+            return await work
+    except TimeoutError:
+        print(f"WRONG: not done within {most:.0f} s")
+        return 1
+
+
 def end(process):
     """Ends a program and all below it, whatever they are doing."""
     for pid in family(process) if process.poll() is None else []:

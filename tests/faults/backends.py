@@ -466,22 +466,14 @@ async def run(program, only):
     return 0 if is_right else 1
 
 
-async def bounded(program, only):
-    try:
-        async with asyncio.timeout(MOST):
-            return await run(program, only)
-    except TimeoutError:
-        print(f"WRONG: not done within {MOST:.0f} s")
-        return 1
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", nargs="?", default="target/debug/wardgate", metavar="WARDGATE")
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     program = str(pathlib.Path(arguments.program).resolve(strict=True))
-    sys.exit(asyncio.run(bounded(program, set(filter(None, arguments.only.split(","))))))
+    only = set(filter(None, arguments.only.split(",")))
+    sys.exit(asyncio.run(programs.bounded(run(program, only), MOST)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ import tempfile
 import time
 import urllib.request
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
+import programs  # noqa: E402
+
 CLONE_NEWNET, IMPOSSIBLE, MOST = 0x40000000, 3, 300.0
 # What is started here ends with us, however we end.
 TIED = ["setpriv", "--pdeathsig", "KILL"]
@@ -543,15 +546,6 @@ async def run(program, only):
     return 1 if wrong else 0
 
 
-async def bounded(program, only):
-    try:
-        async with asyncio.timeout(MOST):
-            return await run(program, only)
-    except TimeoutError:
-        print(f"WRONG: not done within {MOST:.0f} s")
-        return 1
-
-
 # What the cases do to their namespaces, tried at once: a kernel or a container may lack any of it.
 PROBES = {
     "a pair of links": "ip link add probe type veth peer name other && ip link set probe up",
@@ -602,7 +596,7 @@ def main():
     if not arguments.inside:
         enter(sys.argv[1:])
     only = set(filter(None, arguments.only.split(",")))
-    sys.exit(asyncio.run(bounded(program, only)))
+    sys.exit(asyncio.run(programs.bounded(run(program, only), MOST)))
 
 
 if __name__ == "__main__":

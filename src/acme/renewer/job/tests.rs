@@ -17,7 +17,6 @@ use crate::acme::session::{Authority, CallError};
 use crate::acme::state::State;
 use crate::acme::storage::Storage;
 use crate::acme::time::{Clock, HOUR};
-use crate::acme::turns::Turns;
 use crate::config;
 use crate::telemetry::Metrics;
 
@@ -166,7 +165,7 @@ async fn what_is_in_the_way_here_is_no_failure_of_the_authority() {
     std::fs::write(live.join("a.example.com"), "in the way").unwrap();
     let done = scene.job.run().await;
     let record = done.record.unwrap();
-    assert_eq!((record.fails, record.turns), (1, Turns::default()));
+    assert_eq!((record.fails, record.turns), (1, crate::acme::turns::Turns::default()));
     assert!(record.state.as_str() == "backoff", "{:?}", record.state);
     assert_eq!(scene.asked.load(Ordering::Relaxed), 0);
 }
