@@ -222,6 +222,9 @@ impl ProxyHttp for Hooks {
         mut error: Box<Error>,
     ) -> Box<Error> {
         engine::note_attempt(None, None);
+        if let Some(attempt) = &exchange.attempt {
+            attempt.end_turn(true);
+        }
         error.set_retry(retry::after_connect(exchange, &error));
         error
     }

@@ -150,6 +150,7 @@ pub(super) fn connected(exchange: &Exchange, reused: bool, digest: Option<&Diges
     if !attempt.is_engines_own() {
         return;
     }
+    attempt.end_turn(false);
     let timing = digest.and_then(|digest| digest.timing_digest.first()?.as_ref());
     let took = timing.and_then(|timing| timing.establishment_duration).unwrap_or_default();
     attempt.connected(reused, took);

@@ -4,7 +4,7 @@
 //! [`Attempt`]; each writes what it learns, and the access line reads all of it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::dial::DialFailure;
 use super::endpoint::{Endpoint, Occupied};
 use super::flight::{self, EVEN, Flight, Window};
 use super::pool::Pool;
+use super::turn::Turn;
 use super::vigil::Vigil;
 
 /// One try to get one request answered by one endpoint.
@@ -60,6 +61,8 @@ pub struct Attempt {
     expired: AtomicU8,
     connect_micros: AtomicU32,
     dial_failure: OnceLock<DialFailure>,
+    /// While it takes a connection of the engine's that others may share.
+    pub(super) turn: Mutex<Option<Turn>>,
     pub(super) vigil: Vigil,
     /// Who waits for the server's bytes; what it waits for changes with the phase.
     reader: AtomicWaker,
@@ -118,6 +121,7 @@ impl Attempt {
             expired: AtomicU8::new(0),
             connect_micros: AtomicU32::new(0),
             dial_failure: OnceLock::new(),
+            turn: Mutex::default(),
             vigil: Vigil::default(),
             reader: AtomicWaker::new(),
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::announcement::{Announcement, Owner};
 use super::health::Monitor;
+use super::turn::Turns;
 use super::wire::Transport;
 use crate::config::upstream::Server;
 use crate::net::Alarm;
@@ -49,6 +50,7 @@ struct State {
     spoken: AtomicU64,
     /// Held by who asks the first time.
     asking: tokio::sync::Mutex<()>,
+    turns: Turns,
     /// It was the alternate address that answered last.
     is_at_alternate: AtomicBool,
 }
@@ -199,6 +201,11 @@ impl Endpoint {
     /// Forgets what ALPN has picked, so that it is asked again.
     pub fn forget_spoken(&self) {
         self.state.spoken.store(0, Ordering::Relaxed);
+    }
+
+    /// The turns at the engine's connections to it.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.state.turns
     }
 
     /// Requests it is answering now.

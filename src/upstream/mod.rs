@@ -22,6 +22,7 @@ mod queue;
 pub mod resolve;
 mod selection;
 mod status;
+mod turn;
 pub mod vigil;
 pub mod wire;
 

@@ -105,11 +105,11 @@ impl std::fmt::Debug for EngineTls {
 /// The engine's view of where `attempt` goes.
 pub async fn peer(attempt: Arc<Attempt>) -> Box<HttpPeer> {
     match attempt.pool.spec().protocol {
-        UpstreamProtocol::H2c => h2_peer(attempt, false),
-        UpstreamProtocol::H2 => h2_peer(attempt, true),
+        UpstreamProtocol::H2c => h2_peer(attempt, false).await,
+        UpstreamProtocol::H2 => h2_peer(attempt, true).await,
         UpstreamProtocol::Http1 => http1_peer(attempt, None),
         UpstreamProtocol::Auto => match choice(&attempt).await {
-            (Belief::H2, _) => h2_peer(attempt, true),
+            (Belief::H2, _) => h2_peer(attempt, true).await,
             (_, wire) => http1_peer(attempt, wire),
         },
     }
@@ -138,10 +138,12 @@ fn http1_peer(attempt: Arc<Attempt>, opened: Option<Box<Wire>>) -> Box<HttpPeer>
     Box::new(peer)
 }
 
-fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
+async fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     attempt.note_engines_own();
     let pool = &attempt.pool;
     let spec = pool.spec();
+    let is_shared = attempt.announcement().is_none() && !attempt.is_personal();
+    let connect = if is_shared { attempt.await_turn().await } else { spec.timeouts.connect };
     let server = &attempt.endpoint().server;
     let sni = if https { pool.server_name(server) } else { String::new() };
     // By the address that is dialled first the engine knows its connections again.
@@ -155,8 +157,8 @@ fn h2_peer(attempt: Arc<Attempt>, https: bool) -> Box<HttpPeer> {
     peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
     peer.options.h2_connection_window_size = Some(CONNECTION_WINDOW);
     peer.options.h2_ping_interval = Some(H2_PING);
-    peer.options.connection_timeout = Some(spec.timeouts.connect);
-    peer.options.total_connection_timeout = Some(spec.timeouts.connect);
+    peer.options.connection_timeout = Some(connect);
+    peer.options.total_connection_timeout = Some(connect);
     peer.options.idle_timeout = Some(spec.timeouts.pool_idle);
     let now = Instant::now();
     let silence =

@@ -393,6 +393,64 @@ async fn one_request_asks_what_a_server_speaks_and_the_others_wait_for_it() {
 }
 
 #[tokio::test]
+async fn those_who_wait_for_a_connection_that_does_not_come_about_wait_no_longer_than_one() {
+    const REQUESTS: usize = 6;
+    let stage = Stage::open().await;
+    let url = format!("https://{}", stage.address());
+    let pool =
+        "protocol: h2, tls: { verify: false }, timeouts: { connect: 2s }, retry: { attempts: 1 }";
+    let gateway = Gateway::start(config(&url, pool, "")).await;
+    let began = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..REQUESTS {
+        let client = gateway.client().host("app.test");
+        clients.spawn(async move { client.get("/").await.status });
+    }
+    // No handshake is answered.
+    let first = stage.accept().await;
+    let mut hanging = Vec::new();
+    for _ in 1..REQUESTS {
+        hanging.push(stage.accept().await);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(clients.join_all().await, [504; REQUESTS]);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    drop((first, hanging));
+
+    let again = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..REQUESTS {
+        let client = gateway.client().host("app.test");
+        clients.spawn(async move { client.get("/").await.status });
+    }
+    for _ in 0..REQUESTS {
+        drop(stage.accept().await);
+    }
+    assert_eq!(clients.join_all().await, [502; REQUESTS]);
+    assert!(again.elapsed() < Duration::from_secs(1), "{:?}", again.elapsed());
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_a_connection_of_somebody_else() {
+    let stage = Stage::open().await;
+    let url = format!("https://{}", stage.address());
+    let pool = "protocol: h2, tls: { verify: false }, timeouts: { connect: 20s }";
+    let gateway = Gateway::start(config(&url, pool, "")).await;
+    let ask = || {
+        let client = gateway.client().host("app.test");
+        tokio::spawn(async move { client.get("/").await.status })
+    };
+    let first = ask();
+    let hanging = stage.accept().await;
+    let (began, second) = (Instant::now(), ask());
+    drop(stage.accept().await);
+    assert_eq!(second.await.unwrap(), 502);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(hanging);
+    assert_eq!(first.await.unwrap(), 502);
+}
+
+#[tokio::test]
 async fn auto_over_http1_has_the_deadlines_of_http1() {
     let origin = Origin::start().await;
     let backend =
