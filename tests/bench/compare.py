@@ -32,7 +32,6 @@ several times, as NAME=PROGRAM, to compare builds. --write puts the table into d
 import argparse
 import os
 import pathlib
-import platform
 import re
 import resource
 import socket
@@ -53,9 +52,6 @@ IDLE = 3000
 # Connections that each ask at a fixed rate, one of them every few dozen microseconds.
 PACED = 256
 REFERENCES = ("nginx", "haproxy")
-DOCUMENT = proxies.ROOT / "docs/benchmarks.md"
-# Both lines are in the document once.
-BEGIN, END = "<!-- made by ./dev bench --write -->\n", "<!-- until here -->\n"
 
 
 class Failed(Exception):
@@ -264,29 +260,14 @@ def row(scenario, figures):
     return [SCENARIOS[scenario][0], *map(cell, figures)]
 
 
-def machine():
-    """The processor's name and the kernel."""
-    cpu = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return f"{cpu[1] if cpu else platform.machine()}, Linux {platform.release()}"
-
-
 def report(contestants, rows, options):
     versions = ", ".join(proxy.version() for _, proxy in contestants)
     head = ["", *(name for name, _ in contestants)]
     return (
         f"{programs.markdown(head, rows)}\n\n"
         f"{time.strftime('%Y-%m-%d')}, medians of {options.rounds} rounds of {options.seconds} s (p99 of three "
-        f"at most, memory of one).\n{versions}. {machine()}, two cores.\n"
+        f"at most, memory of one).\n{versions}. {programs.machine()}, two cores.\n"
     )
-
-
-def write(text):
-    """Puts the table between its marks."""
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{DOCUMENT} lacks the marks of the table")
-    DOCUMENT.write_text(f"{before}{BEGIN}{text}{END}{after}")
 
 
 def contestants(options):
@@ -342,7 +323,7 @@ def compare(them, scenarios, options, directory):
     text = report(them, rows, options)
     print(text)
     if options.write:
-        write(text)
+        programs.write(text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """One of three backends fails under load: what clients see behind wardgate and behind HAProxy.
 
-usage: tests/bench/failover.py [WARDGATE] [--rate 300] [--only kill,hang,500,flap]
-                               [--retries no,yes]
+usage: ./dev bench failover [WARDGATE] [--rate 300] [--only kill,hang,500,flap] [--retries no,yes]
+                            [--write]
 
 WARDGATE is target/release/wardgate unless given. Needs haproxy; takes about four minutes, prints one
-table to standard output, and ends by itself. Everything is on loopback; only what was started here
+table (with --write into docs/benchmarks.md as well), and ends by itself. Everything is on loopback; only what was started here
 is ended.
 
 For each kind of failure both proxies run at once, each before three backends of its own and with
@@ -281,6 +281,7 @@ def main():
     parser.add_argument("--rate", type=int, default=300)
     parser.add_argument("--only", default="kill,hang,500,flap")
     parser.add_argument("--retries", default="no,yes")
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--backend", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.backend:
@@ -292,7 +293,8 @@ def main():
         for kind in arguments.only.split(","):
             print(f"{kind}, retries {retries}", file=sys.stderr)
             rows += asyncio.run(run(kind, program, arguments.rate, retries == "yes"))
-    print(programs.markdown(["failure", "retried after", "proxy", "errors", "what", "left s", "returned s"], rows))
+    head = ["failure", "retried after", "proxy", "errors", "what", "left s", "returned s"]
+    programs.show(programs.markdown(head, rows), "failover", arguments)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ import asyncio
 import collections
 import os
 import pathlib
+import platform
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 
 # nginx as a backend of the files below www.
 FILES_BACKEND = """
@@ -122,6 +125,30 @@ def markdown(head, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def machine():
+    """The processor and the kernel."""
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: *(.+)", info, re.MULTILINE)
+    return f"{model[1] if model else platform.machine()}, Linux {platform.release()}"
+
+
+def write(text, name=""):
+    """Puts what `./dev bench NAME` found between its marks in the document."""
+    begin, end = f"<!-- made by ./dev bench {name + ' ' if name else ''}--write -->\n", "<!-- until here -->\n"
+    before, begun, rest = DOCUMENT.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise SystemExit(f"{DOCUMENT} lacks {begin.strip()}")
+    DOCUMENT.write_text(f"{before}{begin}{text.strip()}\n{end}{after}")
+
+
+def show(text, name, arguments):
+    """Prints what a script of this folder found, and writes it where `arguments` say so."""
+    print(text)
+    if arguments.write:
+        write(f"{text}\n\n{time.strftime('%Y-%m-%d')}. {machine()}, two cores.", name)
+
+
 def main(about, run, proxies, what, times, head):
     """The command line of a script that has each of `proxies` do `what` so many times under load: `run`
     makes a row of each, and all are one table. Without --only it is all of them, in turn."""
@@ -129,6 +156,7 @@ def main(about, run, proxies, what, times, head):
     parser.add_argument("program", nargs="?", default="target/release/wardgate", metavar="WARDGATE")
     parser.add_argument("--only", default=",".join(proxies))
     parser.add_argument(f"--{what}", type=int, default=times, dest="times")
+    parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     program = str(pathlib.Path(arguments.program).resolve(strict=True))
     rows = []
@@ -136,4 +164,4 @@ def main(about, run, proxies, what, times, head):
         print(name, file=sys.stderr)
         rows.append(asyncio.run(run(proxies[name], program, arguments.times)))
         print("; ".join(rows[-1]), file=sys.stderr)
-    print(markdown(head, rows))
+    show(markdown(head, rows), what.removesuffix("s"), arguments)

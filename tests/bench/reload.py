@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Reloads under load: wardgate beside HAProxy and nginx, each alone and in turn.
 
-usage: tests/bench/reload.py [WARDGATE] [--only wardgate,haproxy,nginx] [--reloads 200]
+usage: ./dev bench reload [WARDGATE] [--only wardgate,haproxy,nginx] [--reloads 200] [--write]
 
 WARDGATE is target/release/wardgate unless given. Needs haproxy, nginx, openssl, and the tests' Python
-packages, here or in .venv; takes about a minute for each proxy, prints one table to standard output,
-and ends by itself. Everything is on loopback; only what was started here is ended.
+packages, here or in .venv; takes about a minute for each proxy, prints one table (with --write
+into docs/benchmarks.md as well), and ends by itself. Everything is on loopback; only what was started here is ended.
 
 The load is the same for all, over TLS and at a fixed rate: 100 requests a second on four HTTP/1.1
 connections that are kept, 50 on connections of their own, 50 on one HTTP/2 connection, and one

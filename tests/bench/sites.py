@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What 10,000 sites with as many certificates cost, beside one.
 
-usage: .cache/judges/bin/python tests/bench/sites.py [WARDGATE] [--sites 10000] [--rounds 30]
+usage: ./dev bench sites [WARDGATE] [--sites 10000] [--rounds 30] [--write]
 
 WARDGATE is target/release/wardgate unless given. Needs two cores, wrk, nginx and taskset, and Python's
-cryptography; takes some minutes, most of them for making certificates, prints two tables to standard
-output, and ends by itself. Everything is on loopback; only what was started here is ended.
+cryptography; takes some minutes, most of them for making certificates, prints two tables (with --write
+into docs/benchmarks.md as well), and ends by itself. Everything is on loopback; only what was started here is ended.
 
 Two gateways run side by side, one with one site and one with SITES sites, each site with a certificate
 of its own from files (P-256); of the many, the last has one that the local CA makes. All names are of
@@ -167,6 +167,7 @@ def main():
     parser.add_argument("wardgate", nargs="?", default="target/release/wardgate")
     parser.add_argument("--sites", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -193,7 +194,8 @@ def compare(args, directory, backend, started):
     for gateway in gateways:
         rows.append([str(gateway.sites), *run_once(gateway)])
     head = ["sites", "start", "check", "memory", "one file", "nothing", "memory after"]
-    print(programs.markdown(head, rows), end="\n\n", flush=True)
+    first = programs.markdown(head, rows)
+    print(first, end="\n\n", file=sys.stderr)
     os.sched_setaffinity(0, {LOAD_CORE})
     for child in programs.family(started[0]):
         os.sched_setaffinity(child, {LOAD_CORE})
@@ -211,7 +213,8 @@ def compare(args, directory, backend, started):
         low, ratio, high = statistics.quantiles([many / one for one, many in pairs], n=4)
         one, many = map(statistics.median, zip(*pairs))
         rows.append([what, f"{one:.1f}", f"{many:.1f}", f"{ratio:.3f} ({low:.3f} to {high:.3f})"])
-    print(programs.markdown(["CPU µs", "1 site", f"{args.sites} sites", "ratio"], rows))
+    second = programs.markdown(["CPU µs", "1 site", f"{args.sites} sites", "ratio"], rows)
+    programs.show(f"{first}\n\n{second}", "sites", args)
 
 
 def run_once(gateway):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Upgrades in place under load: wardgate beside HAProxy and nginx, each alone and in turn.
 
-usage: tests/bench/upgrade.py [WARDGATE] [--only wardgate,haproxy,nginx] [--upgrades 20]
+usage: ./dev bench upgrade [WARDGATE] [--only wardgate,haproxy,nginx] [--upgrades 20] [--write]
 
 WARDGATE is target/release/wardgate unless given. Needs what reload.py needs, takes about a minute for
-each proxy, prints one table to standard output, and ends by itself. Everything is on loopback; only
+each proxy, prints one table (with --write into docs/benchmarks.md as well), and ends by itself. Everything is on loopback; only
 what was started here is ended.
 
 The load is that of reload.py, over TLS: requests on four HTTP/1.1 connections that are kept, on

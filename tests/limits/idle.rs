@@ -2,7 +2,7 @@
 
 use crate::support::{Connection, Gateway, Origin};
 
-/// How many there are; `tests/bench/idle.py` holds ten thousand.
+/// How many there are; `tests/bench/connections.py` holds ten thousand.
 const CONNECTIONS: usize = 300;
 
 #[tokio::test]

@@ -152,10 +152,19 @@ async fn rate_limits_go_on_counting() {
 }
 
 /// How the servers of the pool stand, by the admin API.
+/// How the servers of the first pool stand, once none of them has a request any more: an answer is whole
+/// before its request is counted off.
 async fn servers(gateway: &Gateway) -> Value {
-    let reply = Client::new(gateway.admin_address()).host("localhost").get("/status").await;
-    let status: Value = serde_json::from_str(&reply.text()).unwrap();
-    status["pools"][0]["servers"].clone()
+    let client = Client::new(gateway.admin_address()).host("localhost");
+    within("servers without a request", async {
+        loop {
+            let servers = client.get("/status").await.json()["pools"][0]["servers"].clone();
+            if servers.as_array().unwrap().iter().all(|server| server["in_flight"] == 0) {
+                return servers;
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]

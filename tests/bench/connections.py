@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Memory per idle connection and per stalled stream: wardgate beside nginx and HAProxy.
 
-usage: tests/bench/idle.py [WARDGATE] [--connections 10000] [--few 3000] [--streams 100] [--only wardgate,nginx,haproxy]
+usage: ./dev bench connections [WARDGATE] [--connections 10000] [--few 3000] [--streams 100]
+                               [--only wardgate,nginx,haproxy] [--write]
 
 WARDGATE is target/release/wardgate unless given. Needs nginx, haproxy and openssl; takes about two
-minutes, prints one table to standard output, and ends by itself. Everything is on loopback; only what
-was started here is ended.
+minutes, prints one table (with --write into docs/benchmarks.md as well), and ends by itself. Everything
+is on loopback; only what was started here is ended.
 
 Each proxy runs alone, with two workers, before a backend that answers with 1 KiB. Of every kind of
 connection so many are opened one after the other, each asks once and gets its answer, and then says
@@ -43,6 +44,7 @@ limits: {{ connections: 15000, idle_timeout: 10m }}
 log: {{ access: {{ file: access.log }} }}
 runtime: {{ threads: 2 }}
 storage: state
+admin: {{ bind: "127.0.0.1:{admin}" }}
 """
 
 NGINX = """
@@ -88,6 +90,7 @@ def main():
     parser.add_argument("--few", type=int, default=3_000)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--only", default="wardgate,nginx,haproxy")
+    parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -99,11 +102,12 @@ def main():
             with tempfile.TemporaryDirectory() as directory:
                 cells += measure(name, kind, args, pathlib.Path(directory))
         rows.append([name, *cells])
-    print(programs.markdown(["KiB each", "plain", "TLS", "held", "h2", "stalled"], rows))
+    table = programs.markdown(["KiB each", "plain", "TLS", "held", "h2", "stalled"], rows)
+    programs.show(table, "connections", args)
 
 
 def measure(name, kind, args, directory):
-    ports = {key: programs.free_port() for key in ("plain", "tls", "backend")}
+    ports = {key: programs.free_port() for key in ("plain", "tls", "admin", "backend")}
     ports.update(host=HOST, most=args.connections + args.few + 100)
     make_files(directory)
     started = []
