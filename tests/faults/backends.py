@@ -225,7 +225,7 @@ class Case:
 
     def __init__(self, name, line, fields="", parts=(b"",), expect=None, waits=False, head=False, h2=True, refused=False):
         self.name, self.line, self.fields, self.parts = name, line, fields, parts
-        # `refused`: the gateway answers 400 by itself.
+        # `refused`: the gateway answers 400 by itself, unless the backend has answered before it was sent all.
         self.expect, self.waits, self.head, self.h2, self.refused = expect, waits, head, h2, refused
 
     @property
@@ -412,6 +412,9 @@ async def judge(case, name, direct, way, port, number):
     if canaries not in ("right", "closed"):
         return f"WRONG: {canaries}", False
     expected = 400 if case.refused else direct.get(case.name)
+    if case.refused and name in SILENT and (status, canaries) == (200, "closed"):
+        # It has answered before what is wrong had come, and nothing else passes on this connection.
+        return "200, closed", True
     # Whether to go on is the gateway's to say, so that a backend refuses later than it would; and one that
     # closes while it is being written to may lose its answer when it is asked directly.
     refusals = (401, 413, 417)
