@@ -241,9 +241,17 @@ async fn a_renewal_is_made_by_one_and_seen_by_all() {
         last = Some(agreed([&first, &second], &root, last.as_deref()).await);
     }
     // The authority would refuse to have the same certificate replaced twice.
-    let twice = "ordering without `replaces`";
-    let renewed = [&first, &second].map(|gateway| said(gateway, OBTAINED)).iter().sum::<usize>();
-    assert_eq!(said(&first, twice) + said(&second, twice), 0, "{}\n{}", first.log(), second.log());
+    // What it says of one that it does not find, for a serial number that it reads in another way.
+    let is_lost = |line: &Value| field(line, "error").to_string().contains("serverInternal");
+    let is_twice = |line: &Value| says("ordering without `replaces`")(line) && !is_lost(line);
+    let both = [&first, &second];
+    let renewed = both.map(|gateway| said(gateway, OBTAINED)).iter().sum::<usize>();
+    assert!(
+        !both.iter().any(|it| it.log().all().iter().any(is_twice)),
+        "{}\n{}",
+        first.log(),
+        second.log()
+    );
     assert_eq!(pebble.issued(), renewed);
 }
 

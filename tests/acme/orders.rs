@@ -122,6 +122,13 @@ async fn a_profile_that_vanished_is_left_out_unless_it_is_required() {
     assert!(error.to_string().contains("\"tlsclient\""), "{error}");
 }
 
+/// Whether pebble finds the certificate with this identifier: not where its serial number begins with an
+/// octet of zeros, which one in 256 does.
+fn is_found_again(id: &str) -> bool {
+    let (_, serial) = id.split_once('.').unwrap();
+    !(serial.starts_with('A') && matches!(serial.as_bytes()[1], b'A'..=b'P'))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_replaced_once_and_its_window_is_told() {
     let scene = Scene::new().await;
@@ -130,8 +137,10 @@ async fn a_certificate_is_replaced_once_and_its_window_is_told() {
     }
     let issuer = scene.issuer().await;
     let plain = by_http(&["a.example.test"]);
-    let first = issue(&issuer, &plain).await;
-    let id = first.renewal_id.clone().unwrap();
+    let mut id = issue(&issuer, &plain).await.renewal_id.unwrap();
+    while !is_found_again(&id) {
+        id = issue(&issuer, &plain).await.renewal_id.unwrap();
+    }
     let replacing = Request { replaces: Some(id.clone()), ..plain };
     let second = issue(&issuer, &replacing).await;
     assert!(!second.dropped_replaces);
@@ -141,6 +150,9 @@ async fn a_certificate_is_replaced_once_and_its_window_is_told() {
     assert_eq!(scene.journal().replaces, None);
     let foreign = Request { replaces: Some("AAAA.BBBB".to_owned()), ..replacing };
     assert!(issue(&issuer, &foreign).await.dropped_replaces, "not one of this authority's");
+    let unknown = format!("{}.ZXhhbXBsZQ", id.split_once('.').unwrap().0);
+    let lost = Request { replaces: Some(unknown), ..foreign };
+    assert!(issue(&issuer, &lost).await.dropped_replaces, "one that it does not find");
 
     let authority = &scene.pebble.authority;
     let resource = authority.fetch_directory().await.unwrap().renewal_info.unwrap();

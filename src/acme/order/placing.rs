@@ -126,13 +126,14 @@ fn identifier(name: &str) -> Identifier {
 }
 
 /// Whether an order may have been refused for what it replaces. Authorities differ in what they say
-/// of a certificate that is not theirs; the library refuses by itself where they do not say it back.
+/// of a certificate that is not theirs, or that they do not find, which is the authority's error and would
+/// stay so until the certificate has ended; the library refuses by itself where they do not say it back.
 fn may_be_about_replaces(error: &CallError) -> bool {
     match error {
         CallError::Garbled(_) => true,
         CallError::Unreachable(_) => false,
         CallError::Refused(problem) => {
-            problem.status == 409
+            matches!(problem.status, 409 | 500)
                 || matches!(
                     problem.kind,
                     Kind::AlreadyReplaced | Kind::Malformed | Kind::NotFound | Kind::Unauthorized
