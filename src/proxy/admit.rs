@@ -61,6 +61,7 @@ pub(super) async fn admit(exchange: &mut Exchange, parts: &Parts) -> Result<Next
         return Ok(Next::Reply(proof));
     }
     let site_index = find_site(exchange, &generation, &host)?;
+    generation.forms.expect(site_index);
     let site = generation.forms.site(site_index).ok_or(Failure::Internal)?;
     let path = canonical_path(exchange, parts, site)?;
     let key = path.match_key();

@@ -45,21 +45,35 @@ impl ConnectionValues {
         if chain != [self.peer] {
             return (addresses(chain), forwarded(chain, host, client.scheme));
         }
+        let own = || self.forwarded(host, client.scheme);
         let value = match self.last.try_lock() {
             Ok(mut last) => match &*last {
                 Some(last) if last.scheme == client.scheme && last.host == *host => {
                     last.value.clone()
                 }
                 _ => {
-                    let value = forwarded(chain, host, client.scheme);
+                    let value = own();
                     let (host, scheme) = (host.clone(), client.scheme);
                     *last = Some(LastForwarded { host, scheme, value: value.clone() });
                     value
                 }
             },
-            Err(_) => forwarded(chain, host, client.scheme),
+            Err(_) => own(),
         };
         (self.address.clone(), value)
+    }
+
+    /// `Forwarded` of the peer, whose address is written already.
+    fn forwarded(&self, host: &HeaderValue, scheme: Scheme) -> HeaderValue {
+        let address = self.address.to_str().unwrap_or("unknown");
+        let (begin, end) = if self.peer.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+        let mut text = String::with_capacity(address.len() + host.len() + 32);
+        for part in [begin, address, end] {
+            text.push_str(part);
+        }
+        write_host(&mut text, host);
+        write_scheme(&mut text, scheme);
+        to_value(text)
     }
 }
 
@@ -87,11 +101,15 @@ fn forwarded(chain: &[IpAddr], host: &HeaderValue, scheme: Scheme) -> HeaderValu
         };
         if at == 0 {
             write_host(&mut text, host);
-            text.push_str(";proto=");
-            text.push_str(scheme.as_str());
+            write_scheme(&mut text, scheme);
         }
     }
     to_value(text)
+}
+
+fn write_scheme(text: &mut String, scheme: Scheme) {
+    text.push_str(";proto=");
+    text.push_str(scheme.as_str());
 }
 
 fn write_host(text: &mut String, host: &HeaderValue) {
@@ -102,7 +120,9 @@ fn write_host(text: &mut String, host: &HeaderValue) {
     }
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let quote = if host.bytes().all(is_token) { "" } else { "\"" };
-    let _ = write!(text, ";host={quote}{host}{quote}");
+    for part in [";host=", quote, host, quote] {
+        text.push_str(part);
+    }
 }
 
 /// The text is made of addresses and of checked hosts, so that it is always a value.
@@ -139,6 +159,9 @@ mod tests {
             let chain: Vec<IpAddr> = chain.iter().map(|text| text.parse().unwrap()).collect();
             let host = HeaderValue::from_str(host).unwrap();
             assert_eq!(forwarded(&chain, &host, scheme), expected);
+            if let [peer] = chain[..] {
+                assert_eq!(ConnectionValues::new(peer).forwarded(&host, scheme), expected);
+            }
         }
     }
 
