@@ -66,11 +66,8 @@ impl ConnectionValues {
     /// `Forwarded` of the peer, whose address is written already.
     fn forwarded(&self, host: &HeaderValue, scheme: Scheme) -> HeaderValue {
         let address = self.address.to_str().unwrap_or("unknown");
-        let (begin, end) = if self.peer.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
         let mut text = String::with_capacity(address.len() + host.len() + 32);
-        for part in [begin, address, end] {
-            text.push_str(part);
-        }
+        write_for(&mut text, address, self.peer.is_ipv6());
         write_host(&mut text, host);
         write_scheme(&mut text, scheme);
         to_value(text)
@@ -94,17 +91,21 @@ fn addresses(chain: &[IpAddr]) -> HeaderValue {
 fn forwarded(chain: &[IpAddr], host: &HeaderValue, scheme: Scheme) -> HeaderValue {
     let mut text = String::with_capacity(chain.len() * 24 + host.len() + 24);
     for (at, address) in chain.iter().enumerate() {
-        let comma = if at == 0 { "" } else { ", " };
-        let _ = match address {
-            IpAddr::V4(address) => write!(text, "{comma}for={address}"),
-            IpAddr::V6(address) => write!(text, "{comma}for=\"[{address}]\""),
-        };
+        text.push_str(if at == 0 { "" } else { ", " });
+        write_for(&mut text, &address.to_string(), address.is_ipv6());
         if at == 0 {
             write_host(&mut text, host);
             write_scheme(&mut text, scheme);
         }
     }
     to_value(text)
+}
+
+fn write_for(text: &mut String, address: &str, is_ipv6: bool) {
+    let (begin, end) = if is_ipv6 { ("for=\"[", "]\"") } else { ("for=", "") };
+    for part in [begin, address, end] {
+        text.push_str(part);
+    }
 }
 
 fn write_scheme(text: &mut String, scheme: Scheme) {

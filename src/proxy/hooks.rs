@@ -222,9 +222,7 @@ impl ProxyHttp for Hooks {
         mut error: Box<Error>,
     ) -> Box<Error> {
         engine::note_attempt(None, None);
-        if let Some(attempt) = &exchange.attempt {
-            attempt.end_turn(true);
-        }
+        onward::unconnected(exchange);
         error.set_retry(retry::after_connect(exchange, &error));
         error
     }

@@ -156,6 +156,13 @@ pub(super) fn connected(exchange: &Exchange, reused: bool, digest: Option<&Diges
     attempt.connected(reused, took);
 }
 
+/// Notes that the engine has got no connection.
+pub(super) fn unconnected(exchange: &Exchange) {
+    if let Some(attempt) = &exchange.attempt {
+        attempt.end_turn(true);
+    }
+}
+
 /// The pool of the request's route.
 #[must_use]
 pub(super) fn pool(exchange: &Exchange) -> Option<Arc<Pool>> {

@@ -137,7 +137,7 @@ pub async fn learn(
 type Tls<'a> = Option<(&'a Arc<tls::ClientConfig>, tls::ServerName<'static>)>;
 
 /// What a connection for `attempt` begins with.
-fn opening(attempt: &Attempt) -> Vec<u8> {
+pub(super) fn opening(attempt: &Attempt) -> Vec<u8> {
     attempt.announcement().map(|it| it.header()).unwrap_or_default()
 }
 

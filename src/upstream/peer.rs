@@ -245,8 +245,7 @@ struct Opener(Arc<Attempt>);
 #[async_trait]
 impl L4Connect for Opener {
     async fn connect(&self, _address: &SocketAddr) -> pingora_error::Result<Stream> {
-        let opening = self.0.announcement().map(|it| it.header()).unwrap_or_default();
-        match dial::open(self.0.endpoint(), &opening).await {
+        match dial::open(self.0.endpoint(), &dial::opening(&self.0)).await {
             Ok(stream) => Ok(stream.into()),
             Err(failure) => {
                 let (etype, text) = (word(&failure), failure.to_string());

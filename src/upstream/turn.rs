@@ -23,30 +23,25 @@ pub(super) struct Turns {
     taken: Arc<Mutex<()>>,
     /// Connections that did not come about. Who has waited for one goes without a turn, so that a server
     /// that cannot be reached costs nobody more than one such wait.
-    failed: Arc<AtomicUsize>,
+    failed: AtomicUsize,
 }
 
 /// The turn of one attempt, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _taken: OwnedMutexGuard<()>,
-    failed: Arc<AtomicUsize>,
-}
+pub(super) type Turn = OwnedMutexGuard<()>;
 
 impl Turns {
     /// The next turn, or `None` to go without one after a wait that is too long for `connect`
     /// (`timeouts.connect`) or `end`, or was for a connection that did not come about.
     pub(super) async fn next(&self, connect: Duration, end: Option<Instant>) -> Option<Turn> {
-        let turn = |taken| Turn { _taken: taken, failed: Arc::clone(&self.failed) };
-        if let Ok(taken) = Arc::clone(&self.taken).try_lock_owned() {
-            return Some(turn(taken));
+        if let Ok(turn) = Arc::clone(&self.taken).try_lock_owned() {
+            return Some(turn);
         }
         let failed = self.failed.load(Ordering::Relaxed);
         let latest = Instant::now() + LONGEST.min(connect / 2);
         let latest = end.map_or(latest, |end| end.min(latest));
         let next = Arc::clone(&self.taken).lock_owned();
-        let taken = tokio::time::timeout_at(latest.into(), next).await.ok()?;
-        (self.failed.load(Ordering::Relaxed) == failed).then(|| turn(taken))
+        let turn = tokio::time::timeout_at(latest.into(), next).await.ok()?;
+        (self.failed.load(Ordering::Relaxed) == failed).then_some(turn)
     }
 }
 
@@ -63,9 +58,9 @@ impl Attempt {
     /// Lets the next one take a connection of the engine's: this one has one, or it `has_failed`.
     pub fn end_turn(&self, has_failed: bool) {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Counted before the next one has it.
-        if has_failed && let Some(turn) = &turn {
-            turn.failed.fetch_add(1, Ordering::Relaxed);
+        if has_failed && turn.is_some() {
+            // Before the next one has it, which is when `turn` is dropped.
+            self.endpoint().turns().failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
